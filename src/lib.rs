@@ -1,1 +1,4 @@
-//! Being built.
+//! The map of the house: how one commit in PostgreSQL reaches every copy of it.
+
+pub mod events;
+pub mod position;
