@@ -1,0 +1,3 @@
+//! Mapping: which table feeds which event, and how its columns become fields. Configuration, not code.
+
+pub mod spec;
