@@ -1,1 +1,8 @@
-//! Being built.
+//! The demo: a shop that lives. It fills a database, keeps admin-like writes going, watches from outside how long each
+//! change takes to every copy, and checks the copies against the database by itself. It shares no code with the pipeline
+//! that it watches, so that the two cannot be wrong in the same way.
+
+pub mod endpoints;
+pub mod schema;
+
+pub use endpoints::Endpoints;
