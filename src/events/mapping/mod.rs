@@ -1,3 +1,6 @@
 //! Mapping: which table feeds which event, and how its columns become fields. Configuration, not code.
 
+pub mod compile;
+pub mod entry;
 pub mod spec;
+mod template;

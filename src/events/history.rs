@@ -1,0 +1,122 @@
+//! Changes → history events: the whole story, rows as they stand in the table, with who did it.
+
+use super::draft::{Draft, Heading, Stamp, Topic};
+use super::json::write_string;
+use super::row::{Change, Row, Table, Value};
+
+/// Prefix of the transactional logical message that tells who made the changes after it.
+pub const CONTEXT_PREFIX: &[u8] = b"highwater.context";
+
+/// Returns the context to publish for a message's content: the JSON object itself, or its text where it is none.
+#[must_use]
+pub fn context_json(content: &[u8]) -> Vec<u8> {
+    if serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(content).is_ok() {
+        return content.to_vec();
+    }
+    let mut json = b"{\"invalid\":".to_vec();
+    write_string(&mut json, content);
+    json.push(b'}');
+    json
+}
+
+/// Writes the history event of one change; `context` is JSON, empty where no application claimed the change.
+#[must_use]
+pub fn write_history(
+    table: &Table,
+    change: Change<'_>,
+    stamp: &Stamp<'_>,
+    seq: u32,
+    context: &[u8],
+) -> Draft {
+    let (kind, old, new) = match change {
+        Change::Insert { new } | Change::Snapshot { new } => ("history.insert", None, Some(new)),
+        Change::Update { old, new } => ("history.update", old, Some(new)),
+        Change::Delete { old } => ("history.delete", Some(old), None),
+    };
+    let keyed = new.or(old).unwrap_or(&[]);
+    let mut draft = begin(table, kind, keyed, stamp, seq);
+    draft.finish(|out| {
+        out.extend_from_slice(b"{\"table\":");
+        write_string(out, table.name.as_bytes());
+        out.extend_from_slice(b",\"key\":");
+        write_columns(out, table, keyed, table.primary_key.iter().copied());
+        for (label, row) in [(&b",\"old\":"[..], old), (b",\"new\":", new)] {
+            out.extend_from_slice(label);
+            match row {
+                Some(row) => write_columns(out, table, row, 0..table.columns.len()),
+                None => out.extend_from_slice(b"null"),
+            }
+        }
+        write_context(out, context);
+    });
+    draft
+}
+
+/// Writes the history event of a truncated table.
+#[must_use]
+pub fn write_history_truncation(
+    table: &Table,
+    stamp: &Stamp<'_>,
+    seq: u32,
+    context: &[u8],
+) -> Draft {
+    let mut draft = begin(table, "history.truncate", &[], stamp, seq);
+    draft.finish(|out| {
+        out.extend_from_slice(b"{\"table\":");
+        write_string(out, table.name.as_bytes());
+        out.extend_from_slice(b",\"key\":null,\"old\":null,\"new\":null");
+        write_context(out, context);
+    });
+    draft
+}
+
+fn begin(table: &Table, kind: &str, keyed: Row<'_>, stamp: &Stamp<'_>, seq: u32) -> Draft {
+    let mut entity = table.name.as_bytes().to_vec();
+    for (at, column) in table.primary_key.iter().enumerate() {
+        if let Some(Value::Text(text)) = keyed.get(*column) {
+            entity.push(if at == 0 { b'/' } else { b',' });
+            entity.extend_from_slice(text);
+        }
+    }
+    let heading = Heading {
+        id_tail: &[b"history"],
+        subject: table.name.as_bytes(),
+        entity: &entity,
+    };
+    let mut draft = Draft::begin(Topic::History, stamp, stamp.position(seq), kind, heading);
+    draft.partition_by = Some(Vec::new());
+    draft
+}
+
+fn write_columns(
+    out: &mut Vec<u8>,
+    table: &Table,
+    row: Row<'_>,
+    columns: impl Iterator<Item = usize>,
+) {
+    out.push(b'{');
+    for index in columns {
+        let (Some(column), Some(value)) = (table.columns.get(index), row.get(index)) else {
+            continue;
+        };
+        if *value == Value::Unknown {
+            continue;
+        }
+        if out.last() != Some(&b'{') {
+            out.push(b',');
+        }
+        write_string(out, column.name.as_bytes());
+        out.push(b':');
+        match value {
+            Value::Text(text) => column.encoding.write(out, text),
+            Value::Null | Value::Unknown => out.extend_from_slice(b"null"),
+        }
+    }
+    out.push(b'}');
+}
+
+fn write_context(out: &mut Vec<u8>, context: &[u8]) {
+    out.extend_from_slice(b",\"context\":");
+    out.extend_from_slice(if context.is_empty() { b"null" } else { context });
+    out.push(b'}');
+}
