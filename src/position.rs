@@ -42,11 +42,7 @@ impl Position {
     pub fn after(self) -> Bound {
         Bound(match self.seq.checked_add(1) {
             Some(seq) => Self { seq, ..self },
-            None => Self {
-                lsn: self.lsn + 1,
-                seq: 0,
-                ..self
-            },
+            None => Self { lsn: self.lsn + 1, seq: 0, ..self },
         })
     }
 
@@ -63,20 +59,12 @@ impl Position {
 
 impl Bound {
     /// The bound that contains nothing.
-    pub const ZERO: Self = Self(Position {
-        timeline: 0,
-        lsn: 0,
-        seq: 0,
-    });
+    pub const ZERO: Self = Self(Position { timeline: 0, lsn: 0, seq: 0 });
 
     /// Returns the bound below which every commit that starts before `lsn` lies.
     #[must_use]
     pub fn at_lsn(timeline: u32, lsn: u64) -> Self {
-        Self(Position {
-            timeline,
-            lsn,
-            seq: 0,
-        })
+        Self(Position { timeline, lsn, seq: 0 })
     }
 
     /// Tells whether a copy with this bound contains the change.
@@ -179,11 +167,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn position() -> impl Strategy<Value = Position> {
-        (any::<u32>(), any::<u64>(), any::<u32>()).prop_map(|(timeline, lsn, seq)| Position {
-            timeline,
-            lsn,
-            seq,
-        })
+        (any::<u32>(), any::<u64>(), any::<u32>()).prop_map(|(timeline, lsn, seq)| Position { timeline, lsn, seq })
     }
 
     proptest! {
@@ -213,24 +197,12 @@ mod tests {
     #[test]
     fn a_bound_does_not_contain_the_commit_that_starts_at_it() {
         let bound = Bound::at_lsn(1, 0x10);
-        assert!(bound.contains(Position {
-            timeline: 1,
-            lsn: 0xF,
-            seq: u32::MAX
-        }));
-        assert!(!bound.contains(Position {
-            timeline: 1,
-            lsn: 0x10,
-            seq: 0
-        }));
+        assert!(bound.contains(Position { timeline: 1, lsn: 0xF, seq: u32::MAX }));
+        assert!(!bound.contains(Position { timeline: 1, lsn: 0x10, seq: 0 }));
     }
 
     #[test]
     fn lower_case_is_refused_because_it_sorts_elsewhere() {
-        assert!(
-            "00000001-000000000000000a-00000000"
-                .parse::<Position>()
-                .is_err()
-        );
+        assert!("00000001-000000000000000a-00000000".parse::<Position>().is_err());
     }
 }

@@ -41,9 +41,8 @@ impl Endpoints {
             ),
             None => HashMap::new(),
         };
-        let ours = |name: &str| {
-            name.starts_with("HIGHWATER_") || name.ends_with("_DATABASE") || name.ends_with("_PORT")
-        };
+        let ours =
+            |name: &str| name.starts_with("HIGHWATER_") || name.ends_with("_DATABASE") || name.ends_with("_PORT");
         variables.extend(std::env::vars().filter(|(name, _)| ours(name)));
         Self::from_variables(variables)
     }
@@ -54,9 +53,10 @@ impl Endpoints {
     /// An address that is missing, by the variable's name.
     pub fn from_variables(variables: HashMap<String, String>) -> Result<Self> {
         let required = |name: &str| {
-            variables.get(name).cloned().ok_or_else(|| {
-                anyhow!("{name} is not set: start the stack, or name its `env` file with --env")
-            })
+            variables
+                .get(name)
+                .cloned()
+                .ok_or_else(|| anyhow!("{name} is not set: start the stack, or name its `env` file with --env"))
         };
         let listen = |name: &str, default: &str| {
             let address = variables.get(name).map_or(default, String::as_str);
@@ -69,10 +69,7 @@ impl Endpoints {
             cache: required("HIGHWATER_CACHE_SERVER")?,
             storefront: listen("HIGHWATER_STOREFRONT_LISTEN", "127.0.0.1:8080"),
             operate: listen("HIGHWATER_OPERATE_LISTEN", "127.0.0.1:9187"),
-            topic_prefix: variables
-                .get("HIGHWATER_SOURCE_TOPIC_PREFIX")
-                .map_or("catalog", String::as_str)
-                .to_owned(),
+            topic_prefix: variables.get("HIGHWATER_SOURCE_TOPIC_PREFIX").map_or("catalog", String::as_str).to_owned(),
             password: variables.get("HIGHWATER_PASSWORD").cloned(),
             variables,
         })
@@ -90,17 +87,9 @@ impl Endpoints {
     /// What PostgreSQL or the network said, with the server's address and never its password.
     pub async fn connect(url: &str) -> Result<tokio_postgres::Client> {
         let config: tokio_postgres::Config = url.parse().context("not a PostgreSQL address")?;
-        let (client, connection) =
-            config
-                .connect(tokio_postgres::NoTls)
-                .await
-                .with_context(|| {
-                    format!(
-                        "cannot connect to PostgreSQL at {:?} {:?}",
-                        config.get_hosts(),
-                        config.get_ports()
-                    )
-                })?;
+        let (client, connection) = config.connect(tokio_postgres::NoTls).await.with_context(|| {
+            format!("cannot connect to PostgreSQL at {:?} {:?}", config.get_hosts(), config.get_ports())
+        })?;
         // The driver's error reaches whoever uses the client; it needs no second report.
         tokio::spawn(connection);
         Ok(client)
@@ -123,9 +112,7 @@ mod tests {
 
     #[test]
     fn the_stacks_file_is_read_as_a_shell_would() {
-        let read = parse(
-            "# made by the stack\nexport A='1'\nB=postgresql://u:p@h:1/shop?x=y\n\nnot a line\n",
-        );
+        let read = parse("# made by the stack\nexport A='1'\nB=postgresql://u:p@h:1/shop?x=y\n\nnot a line\n");
         assert_eq!(read["A"], "1");
         assert_eq!(read["B"], "postgresql://u:p@h:1/shop?x=y");
         assert_eq!(read.len(), 2);
@@ -133,9 +120,7 @@ mod tests {
 
     #[test]
     fn a_missing_address_is_named() {
-        let error = Endpoints::from_variables(HashMap::new())
-            .err()
-            .map(|e| e.to_string());
+        let error = Endpoints::from_variables(HashMap::new()).err().map(|e| e.to_string());
         assert!(error.is_some_and(|e| e.contains("ADMIN_DATABASE")));
     }
 }

@@ -8,46 +8,19 @@ use tokio_postgres::error::SqlState;
 
 /// Every migration with its name, in the order of application.
 pub const MIGRATIONS: [(&str, &str); 5] = [
-    (
-        "001_roles",
-        include_str!("../../schemas/migrations/001_roles.sql"),
-    ),
-    (
-        "002_catalogue",
-        include_str!("../../schemas/migrations/002_catalogue.sql"),
-    ),
-    (
-        "003_audit",
-        include_str!("../../schemas/migrations/003_audit.sql"),
-    ),
-    (
-        "004_privileges",
-        include_str!("../../schemas/migrations/004_privileges.sql"),
-    ),
-    (
-        "005_publication",
-        include_str!("../../schemas/migrations/005_publication.sql"),
-    ),
+    ("001_roles", include_str!("../../schemas/migrations/001_roles.sql")),
+    ("002_catalogue", include_str!("../../schemas/migrations/002_catalogue.sql")),
+    ("003_audit", include_str!("../../schemas/migrations/003_audit.sql")),
+    ("004_privileges", include_str!("../../schemas/migrations/004_privileges.sql")),
+    ("005_publication", include_str!("../../schemas/migrations/005_publication.sql")),
 ];
 
 /// The tables that the publication holds.
-pub const CAPTURED_TABLES: [&str; 7] = [
-    "categories",
-    "parts",
-    "stock_levels",
-    "part_prices",
-    "prices",
-    "part_images",
-    "part_specifications",
-];
+pub const CAPTURED_TABLES: [&str; 7] =
+    ["categories", "parts", "stock_levels", "part_prices", "prices", "part_images", "part_specifications"];
 
 /// The roles that log in.
-pub const LOGIN_ROLES: [&str; 4] = [
-    "highwater_capture",
-    "highwater_audit",
-    "shop_app",
-    "shop_read",
-];
+pub const LOGIN_ROLES: [&str; 4] = ["highwater_capture", "highwater_audit", "shop_app", "shop_read"];
 
 const BOOKKEEPING: &str = "
     CREATE SCHEMA IF NOT EXISTS highwater;
@@ -64,37 +37,23 @@ const BOOKKEEPING: &str = "
 /// What PostgreSQL said of a migration, or one that was edited after it had been applied.
 pub async fn apply(client: &mut Client) -> Result<Vec<&'static str>> {
     let transaction = client.transaction().await?;
-    transaction
-        .execute(
-            "SELECT pg_advisory_xact_lock(hashtext('highwater.migrations'))",
-            &[],
-        )
-        .await?;
+    transaction.execute("SELECT pg_advisory_xact_lock(hashtext('highwater.migrations'))", &[]).await?;
     transaction.batch_execute(BOOKKEEPING).await?;
     let mut applied = Vec::new();
     for (name, text) in MIGRATIONS {
         let known = transaction
-            .query_opt(
-                "SELECT digest = md5($2) FROM highwater.migrations WHERE name = $1",
-                &[&name, &text],
-            )
+            .query_opt("SELECT digest = md5($2) FROM highwater.migrations WHERE name = $1", &[&name, &text])
             .await?;
         match known.map(|row| row.get::<_, bool>(0)) {
             Some(true) => continue,
-            Some(false) => bail!(
-                "migration {name} was edited after this database had applied it: add a new one instead"
-            ),
+            Some(false) => {
+                bail!("migration {name} was edited after this database had applied it: add a new one instead")
+            }
             None => {}
         }
+        transaction.batch_execute(text).await.with_context(|| format!("migration {name} failed"))?;
         transaction
-            .batch_execute(text)
-            .await
-            .with_context(|| format!("migration {name} failed"))?;
-        transaction
-            .execute(
-                "INSERT INTO highwater.migrations (name, digest) VALUES ($1, md5($2))",
-                &[&name, &text],
-            )
+            .execute("INSERT INTO highwater.migrations (name, digest) VALUES ($1, md5($2))", &[&name, &text])
             .await?;
         applied.push(name);
     }
@@ -109,10 +68,7 @@ pub async fn apply(client: &mut Client) -> Result<Vec<&'static str>> {
 pub async fn set_passwords(client: &Client, password: &str) -> Result<()> {
     for role in LOGIN_ROLES {
         let row = client
-            .query_one(
-                "SELECT format('ALTER ROLE %I PASSWORD %L', $1::text, $2::text)",
-                &[&role, &password],
-            )
+            .query_one("SELECT format('ALTER ROLE %I PASSWORD %L', $1::text, $2::text)", &[&role, &password])
             .await?;
         let statement: String = row.get(0);
         let mut attempts = 0;
@@ -139,10 +95,6 @@ mod tests {
 
     #[test]
     fn no_migration_holds_a_password() {
-        assert!(
-            MIGRATIONS
-                .iter()
-                .all(|(_, text)| !text.to_uppercase().contains(" PASSWORD '"))
-        );
+        assert!(MIGRATIONS.iter().all(|(_, text)| !text.to_uppercase().contains(" PASSWORD '")));
     }
 }

@@ -32,11 +32,7 @@ impl Stamp<'_> {
     /// Returns the Position of the transaction's change with this ordinal.
     #[must_use]
     pub fn position(&self, seq: u32) -> Position {
-        Position {
-            timeline: self.timeline,
-            lsn: self.lsn,
-            seq,
-        }
+        Position { timeline: self.timeline, lsn: self.lsn, seq }
     }
 }
 
@@ -65,13 +61,7 @@ impl Draft {
     ///
     /// `id_tail` is what follows the position in the id, `/stock` for example.
     #[must_use]
-    pub fn begin(
-        topic: Topic,
-        stamp: &Stamp<'_>,
-        position: Position,
-        kind: &str,
-        heading: Heading<'_>,
-    ) -> Self {
+    pub fn begin(topic: Topic, stamp: &Stamp<'_>, position: Position, kind: &str, heading: Heading<'_>) -> Self {
         let mut out = Vec::with_capacity(640);
         out.extend_from_slice(b"{\"specversion\":\"1.0\",\"id\":");
         let mut id = Vec::with_capacity(64);
@@ -101,15 +91,7 @@ impl Draft {
         write_string(&mut out, heading.entity);
         let last_at = out.len();
         let key = heading.entity.to_vec();
-        Self {
-            topic,
-            position,
-            key,
-            value: out,
-            partition_by: None,
-            deletes: false,
-            last_at,
-        }
+        Self { topic, position, key, value: out, partition_by: None, deletes: false, last_at }
     }
 
     /// Appends an attribute whose value is a string, unless that is empty.
@@ -139,8 +121,7 @@ impl Draft {
             write_number(&mut self.value, total);
             self.value.extend_from_slice(b"}}");
         }
-        self.value
-            .splice(self.last_at..self.last_at, *b",\"last\":true");
+        self.value.splice(self.last_at..self.last_at, *b",\"last\":true");
     }
 }
 

@@ -121,9 +121,7 @@ impl<'a> Envelope<'a> {
 }
 
 fn split(list: Option<&str>) -> impl Iterator<Item = &str> {
-    list.unwrap_or("")
-        .split(',')
-        .filter(|item| !item.is_empty())
+    list.unwrap_or("").split(',').filter(|item| !item.is_empty())
 }
 
 #[cfg(test)]
@@ -132,24 +130,15 @@ mod tests {
 
     #[test]
     fn an_event_reads_back_what_stands_in_it_and_keeps_data_byte_for_byte() {
-        let bytes = br#"{"specversion":"1.0","id":"00000001-00000000000000AB-00000002/stock","source":"/highwater/shop",
+        let bytes =
+            br#"{"specversion":"1.0","id":"00000001-00000000000000AB-00000002/stock","source":"/highwater/shop",
             "type":"stock.updated","subject":"part/42","time":"2026-11-21T10:00:00.123456Z",
             "position":"00000001-00000000000000AB-00000002","xid":"7301","entity":"42","last":true,
             "changed":"current_stock,version","groups":"family:7","data":{"price": 1.50}}"#;
         let event = Envelope::parse(bytes).unwrap();
         assert_eq!(event.family_and_verb(), ("stock", "updated"));
-        assert_eq!(
-            event.position,
-            Position {
-                timeline: 1,
-                lsn: 0xAB,
-                seq: 2
-            }
-        );
-        assert_eq!(
-            event.changed().unwrap().collect::<Vec<_>>(),
-            ["current_stock", "version"]
-        );
+        assert_eq!(event.position, Position { timeline: 1, lsn: 0xAB, seq: 2 });
+        assert_eq!(event.changed().unwrap().collect::<Vec<_>>(), ["current_stock", "version"]);
         assert_eq!(event.data.unwrap().get(), r#"{"price": 1.50}"#);
         assert_eq!(event.entry(), "stock");
         assert!(event.last && !event.is_mark() && event.count.is_none());

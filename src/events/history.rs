@@ -21,13 +21,7 @@ pub fn context_json(content: &[u8]) -> Vec<u8> {
 
 /// Writes the history event of one change; `context` is JSON, empty where no application claimed the change.
 #[must_use]
-pub fn write_history(
-    table: &Table,
-    change: Change<'_>,
-    stamp: &Stamp<'_>,
-    seq: u32,
-    context: &[u8],
-) -> Draft {
+pub fn write_history(table: &Table, change: Change<'_>, stamp: &Stamp<'_>, seq: u32, context: &[u8]) -> Draft {
     let (kind, old, new) = match change {
         Change::Insert { new } | Change::Snapshot { new } => ("history.insert", None, Some(new)),
         Change::Update { old, new } => ("history.update", old, Some(new)),
@@ -54,12 +48,7 @@ pub fn write_history(
 
 /// Writes the history event of a truncated table.
 #[must_use]
-pub fn write_history_truncation(
-    table: &Table,
-    stamp: &Stamp<'_>,
-    seq: u32,
-    context: &[u8],
-) -> Draft {
+pub fn write_history_truncation(table: &Table, stamp: &Stamp<'_>, seq: u32, context: &[u8]) -> Draft {
     let mut draft = begin(table, "history.truncate", &[], stamp, seq);
     draft.finish(|out| {
         out.extend_from_slice(b"{\"table\":");
@@ -78,22 +67,13 @@ fn begin(table: &Table, kind: &str, keyed: Row<'_>, stamp: &Stamp<'_>, seq: u32)
             entity.extend_from_slice(text);
         }
     }
-    let heading = Heading {
-        id_tail: &[b"history"],
-        subject: table.name.as_bytes(),
-        entity: &entity,
-    };
+    let heading = Heading { id_tail: &[b"history"], subject: table.name.as_bytes(), entity: &entity };
     let mut draft = Draft::begin(Topic::History, stamp, stamp.position(seq), kind, heading);
     draft.partition_by = Some(Vec::new());
     draft
 }
 
-fn write_columns(
-    out: &mut Vec<u8>,
-    table: &Table,
-    row: Row<'_>,
-    columns: impl Iterator<Item = usize>,
-) {
+fn write_columns(out: &mut Vec<u8>, table: &Table, row: Row<'_>, columns: impl Iterator<Item = usize>) {
     out.push(b'{');
     for index in columns {
         let (Some(column), Some(value)) = (table.columns.get(index), row.get(index)) else {

@@ -146,16 +146,11 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let shifted = days + 719_468;
     let era = shifted.div_euclid(146_097);
     let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
@@ -213,16 +208,8 @@ mod tests {
 
     #[test]
     fn a_time_without_an_rfc_3339_form_keeps_its_own_text() {
-        assert_eq!(
-            written(Encoding::Time, "2026-11-21 10:00:00.5+00"),
-            r#""2026-11-21T10:00:00.5Z""#
-        );
-        for odd in [
-            "infinity",
-            "-infinity",
-            "0044-03-15 12:00:00+00 BC",
-            "294276-12-31 23:59:59.999999+00",
-        ] {
+        assert_eq!(written(Encoding::Time, "2026-11-21 10:00:00.5+00"), r#""2026-11-21T10:00:00.5Z""#);
+        for odd in ["infinity", "-infinity", "0044-03-15 12:00:00+00 BC", "294276-12-31 23:59:59.999999+00"] {
             assert_eq!(written(Encoding::Time, odd), format!("\"{odd}\""));
         }
     }
@@ -230,17 +217,8 @@ mod tests {
     #[test]
     fn a_commit_time_has_six_digits_and_the_right_day() {
         assert_eq!(commit_time(0), "2000-01-01T00:00:00.000000Z");
-        assert_eq!(
-            commit_time(848_484_000_123_456),
-            "2026-11-20T10:00:00.123456Z"
-        );
-        assert_eq!(
-            commit_time(5_097_600_000_000 - 1),
-            "2000-02-28T23:59:59.999999Z"
-        );
-        assert_eq!(
-            commit_time(5_097_600_000_000),
-            "2000-02-29T00:00:00.000000Z"
-        );
+        assert_eq!(commit_time(848_484_000_123_456), "2026-11-20T10:00:00.123456Z");
+        assert_eq!(commit_time(5_097_600_000_000 - 1), "2000-02-28T23:59:59.999999Z");
+        assert_eq!(commit_time(5_097_600_000_000), "2000-02-29T00:00:00.000000Z");
     }
 }

@@ -43,9 +43,5 @@ pub fn write_mark(out: &mut Vec<u8>, mark: &Mark<'_>) {
     out.extend_from_slice(&bound);
     out.extend_from_slice(b"\",\"count\":\"");
     out.extend_from_slice(mark.count.to_string().as_bytes());
-    out.extend_from_slice(if mark.complete {
-        b"\",\"complete\":true}"
-    } else {
-        b"\",\"complete\":false}"
-    });
+    out.extend_from_slice(if mark.complete { b"\",\"complete\":true}" } else { b"\",\"complete\":false}" });
 }

@@ -100,8 +100,7 @@ impl Table {
     /// Whether these columns together contain a key, so that no two rows agree in all of them.
     #[must_use]
     pub fn identifies(&self, columns: &[usize]) -> bool {
-        let within =
-            |key: &Vec<usize>| !key.is_empty() && key.iter().all(|column| columns.contains(column));
+        let within = |key: &Vec<usize>| !key.is_empty() && key.iter().all(|column| columns.contains(column));
         within(&self.primary_key) || self.unique_keys.iter().any(within)
     }
 }

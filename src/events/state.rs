@@ -51,11 +51,7 @@ pub fn write_state_events(
     through: &mut dyn ThroughRows,
     out: &mut Vec<Draft>,
 ) -> Result<(), Unmappable> {
-    let mut writer = Writer {
-        entry,
-        stamp,
-        through,
-    };
+    let mut writer = Writer { entry, stamp, through };
     match change {
         Change::Insert { new } => out.push(writer.whole_row("created", new, seq)?),
         Change::Snapshot { new } => out.push(writer.whole_row("snapshot", new, seq)?),
@@ -73,7 +69,8 @@ pub fn write_state_events(
                     let difference = entry.difference(old, new);
                     if difference != Difference::None {
                         let left = left.and_then(|left| left.part);
-                        out.push(writer.updated(old.zip(Some(left)), new, &home, &difference, seq));
+                        let old = old.map(|old| (old, left.as_deref()));
+                        out.push(writer.updated(old, new, &home, &difference, seq));
                     }
                 }
             }
@@ -84,13 +81,7 @@ pub fn write_state_events(
 
 /// Writes the event that drops what a table fed so far: one record for every partition of the topic.
 #[must_use]
-pub fn write_truncation(
-    entry: &Entry,
-    table: &str,
-    stamp: &Stamp<'_>,
-    seq: u32,
-    partition: u32,
-) -> Draft {
+pub fn write_truncation(entry: &Entry, table: &str, stamp: &Stamp<'_>, seq: u32, partition: u32) -> Draft {
     let entity = [TRUNCATE_KEY_PREFIX.as_bytes(), table.as_bytes()].concat();
     let partition_text = partition.to_string();
     let heading = Heading {
@@ -98,13 +89,7 @@ pub fn write_truncation(
         subject: table.as_bytes(),
         entity: &entity,
     };
-    let mut draft = Draft::begin(
-        Topic::State(entry.family),
-        stamp,
-        stamp.position(seq),
-        "catalog.truncated",
-        heading,
-    );
+    let mut draft = Draft::begin(Topic::State(entry.family), stamp, stamp.position(seq), "catalog.truncated", heading);
     draft.finish(|out| {
         out.extend_from_slice(b"{\"table\":");
         write_string(out, table.as_bytes());
@@ -151,11 +136,7 @@ impl Writer<'_> {
         let name = self.entry.name.as_bytes();
         let (of_snapshot, of_change) = ([name, &home.entity], [name]);
         let heading = Heading {
-            id_tail: if verb == "snapshot" {
-                &of_snapshot
-            } else {
-                &of_change
-            },
+            id_tail: if verb == "snapshot" { &of_snapshot } else { &of_change },
             subject: &subject,
             entity: &home.entity,
         };
@@ -166,13 +147,7 @@ impl Writer<'_> {
     }
 
     /// Appends groups, unavailable fields and data.
-    fn complete(
-        &self,
-        draft: &mut Draft,
-        groups_of: &[(Row<'_>, Option<&[u8]>)],
-        row: Row<'_>,
-        part: Option<&[u8]>,
-    ) {
+    fn complete(&self, draft: &mut Draft, groups_of: &[(Row<'_>, Option<&[u8]>)], row: Row<'_>, part: Option<&[u8]>) {
         let mut groups = Vec::new();
         self.entry.write_groups(&mut groups, groups_of);
         draft.attribute("groups", &groups);
@@ -201,7 +176,7 @@ impl Writer<'_> {
 
     fn updated(
         &self,
-        old: Option<(Row<'_>, Option<Vec<u8>>)>,
+        old: Option<(Row<'_>, Option<&[u8]>)>,
         new: Row<'_>,
         home: &Home,
         difference: &Difference,
@@ -213,12 +188,7 @@ impl Writer<'_> {
         }
         let part = home.part.as_deref();
         match &old {
-            Some((old, left)) => self.complete(
-                &mut draft,
-                &[(new, part), (old, left.as_deref())],
-                new,
-                part,
-            ),
+            Some((old, left)) => self.complete(&mut draft, &[(new, part), (old, left.as_deref())], new, part),
             None => self.complete(&mut draft, &[(new, part)], new, part),
         }
         draft

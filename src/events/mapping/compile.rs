@@ -59,10 +59,7 @@ const PRICE_FIELDS: &[Declared] = &[
 ];
 
 /// The fields of content that have a declared kind; any other name is free.
-const CONTENT_FIELDS: &[Declared] = &[
-    declared("created_at", Kind::Time),
-    declared("updated_at", Kind::Time),
-];
+const CONTENT_FIELDS: &[Declared] = &[declared("created_at", Kind::Time), declared("updated_at", Kind::Time)];
 
 /// Names that mean something else in ids and keys.
 const RESERVED_KINDS: &[&str] = &["stock", "price", "history", "mark", "truncate"];
@@ -90,14 +87,9 @@ pub fn check_entries(specs: &[EntrySpec]) -> Result<(), Vec<MappingError>> {
         });
         if let Some(twin) = twin {
             let event = spec.family.name();
-            let message = format!(
-                "table `{}` feeds `{event}` already, by the entry at {}",
-                spec.table.value, twin.place
-            );
-            errors.push(MappingError {
-                place: spec.place.clone(),
-                message,
-            });
+            let message =
+                format!("table `{}` feeds `{event}` already, by the entry at {}", spec.table.value, twin.place);
+            errors.push(MappingError { place: spec.place.clone(), message });
         }
         match (spec.family, kind) {
             (Family::Content, None) => errors.push(MappingError {
@@ -112,18 +104,12 @@ pub fn check_entries(specs: &[EntrySpec]) -> Result<(), Vec<MappingError>> {
             (_, None) => {}
         }
     }
-    if errors.is_empty() {
-        Ok(())
-    } else {
-        Err(errors)
-    }
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
 fn check_kind(kind: &str, place: &Place) -> Option<MappingError> {
-    let plain = !kind.is_empty()
-        && kind
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b));
+    let plain =
+        !kind.is_empty() && kind.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b));
     if plain && !RESERVED_KINDS.contains(&kind) {
         return None;
     }
@@ -131,10 +117,7 @@ fn check_kind(kind: &str, place: &Place) -> Option<MappingError> {
         "`{kind}` cannot be a kind: use lower-case letters, digits, `-` and `_`, and none of {}",
         RESERVED_KINDS.join(", ")
     );
-    Some(MappingError {
-        place: place.clone(),
-        message,
-    })
+    Some(MappingError { place: place.clone(), message })
 }
 
 /// Checks an entry against its table. `siblings` are all entries of the table, this one included: columns that none of
@@ -148,10 +131,7 @@ pub fn compile(
     table: &Table,
     part_encoding: Encoding,
 ) -> Result<Entry, Vec<MappingError>> {
-    let mut check = Check {
-        table,
-        errors: Vec::new(),
-    };
+    let mut check = Check { table, errors: Vec::new() };
     let part = check.part(&spec.part, part_encoding);
     let part_column = match &part {
         Part::Column { column, .. } => Some(*column),
@@ -160,30 +140,16 @@ pub fn compile(
     };
     let entity = check.entity(spec, &part, part_column);
     let has_part = part != Part::None;
-    let groups = spec
-        .groups
-        .iter()
-        .filter_map(|group| check.template(group, has_part))
-        .collect();
-    let ignore: Vec<usize> = spec
-        .ignore
-        .iter()
-        .filter_map(|name| check.column(name))
-        .collect();
+    let groups = spec.groups.iter().filter_map(|group| check.template(group, has_part)).collect();
+    let ignore: Vec<usize> = spec.ignore.iter().filter_map(|name| check.column(name)).collect();
     let mut fields = check.fields(spec, &ignore);
     check.declared_columns(spec, &mut fields, &ignore);
     let attributes = check.attributes(spec, siblings, &fields, &ignore);
-    let stock = (spec.family == Family::Stock)
-        .then(|| check.stock(spec, &fields))
-        .flatten();
+    let stock = (spec.family == Family::Stock).then(|| check.stock(spec, &fields)).flatten();
     match (entity, check.errors.is_empty()) {
         (Some(entity), true) => Ok(Entry {
             family: spec.family,
-            name: spec
-                .kind
-                .as_ref()
-                .map_or(spec.family.name(), |kind| &kind.value)
-                .to_owned(),
+            name: spec.kind.as_ref().map_or(spec.family.name(), |kind| &kind.value).to_owned(),
             part,
             entity,
             groups,
@@ -202,10 +168,7 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn refuse(&mut self, place: &Place, message: String) {
-        self.errors.push(MappingError {
-            place: place.clone(),
-            message,
-        });
+        self.errors.push(MappingError { place: place.clone(), message });
     }
 
     fn column(&mut self, name: &Placed<String>) -> Option<usize> {
@@ -216,10 +179,7 @@ impl Check<'_> {
         } else if name.value.contains(',') {
             self.refuse(
                 &name.place,
-                format!(
-                    "column `{}` has a comma in its name, which lists of fields cannot hold",
-                    name.value
-                ),
+                format!("column `{}` has a comma in its name, which lists of fields cannot hold", name.value),
             );
         }
         column
@@ -227,51 +187,26 @@ impl Check<'_> {
 
     fn no_column(&self, name: &str) -> String {
         let names = self.table.columns.iter().map(|column| column.name.as_str());
-        format!(
-            "table `{}` has no published column `{name}`{}",
-            self.table.name,
-            did_you_mean(name, names)
-        )
+        format!("table `{}` has no published column `{name}`{}", self.table.name, did_you_mean(name, names))
     }
 
     fn part(&mut self, part: &Placed<PartSpec>, part_encoding: Encoding) -> Part {
-        let mut by_column = |name: &String| {
-            self.column(&Placed {
-                value: name.clone(),
-                place: part.place.clone(),
-            })
-        };
+        let mut by_column = |name: &String| self.column(&Placed { value: name.clone(), place: part.place.clone() });
         let found = match &part.value {
             PartSpec::None => return Part::None,
-            PartSpec::Column(name) => by_column(name).map(|column| Part::Column {
-                column,
-                encoding: Encoding::Text,
-            }),
-            PartSpec::Through { through, by } => by_column(by).map(|by| Part::Through {
-                table: through.clone(),
-                by,
-                encoding: part_encoding,
-            }),
+            PartSpec::Column(name) => by_column(name).map(|column| Part::Column { column, encoding: Encoding::Text }),
+            PartSpec::Through { through, by } => {
+                by_column(by).map(|by| Part::Through { table: through.clone(), by, encoding: part_encoding })
+            }
         };
         match found {
             Some(Part::Column { column, .. }) => {
                 self.in_identity(column, &part.place);
-                Part::Column {
-                    column,
-                    encoding: self.table.columns[column].encoding,
-                }
+                Part::Column { column, encoding: self.table.columns[column].encoding }
             }
-            Some(Part::Through {
-                table,
-                by,
-                encoding,
-            }) => {
+            Some(Part::Through { table, by, encoding }) => {
                 self.in_identity(by, &part.place);
-                Part::Through {
-                    table,
-                    by,
-                    encoding,
-                }
+                Part::Through { table, by, encoding }
             }
             Some(Part::None) | None => Part::None,
         }
@@ -295,31 +230,17 @@ impl Check<'_> {
         match Template::compile(&template.value, self.table, has_part) {
             Ok(compiled) => return Some(compiled),
             Err(TemplateError::Malformed) => {
-                self.refuse(
-                    &template.place,
-                    format!(
-                        "template `{}` has a brace without its partner",
-                        template.value
-                    ),
-                );
+                self.refuse(&template.place, format!("template `{}` has a brace without its partner", template.value));
             }
             Err(TemplateError::NoColumn(name)) => {
                 let message = self.no_column(&name);
-                self.refuse(
-                    &template.place,
-                    format!("template `{}`: {message}", template.value),
-                );
+                self.refuse(&template.place, format!("template `{}`: {message}", template.value));
             }
         }
         None
     }
 
-    fn entity(
-        &mut self,
-        spec: &EntrySpec,
-        part: &Part,
-        part_column: Option<usize>,
-    ) -> Option<Template> {
+    fn entity(&mut self, spec: &EntrySpec, part: &Part, part_column: Option<usize>) -> Option<Template> {
         let template = self.template(&spec.entity, *part != Part::None)?;
         let columns: Vec<usize> = template.columns(part_column).collect();
         for column in &columns {
@@ -330,9 +251,7 @@ impl Check<'_> {
                 format!(
                     "a part may have several rows in `{}`, so `{{part_id}}` is not enough: add a key, such as `{}/{{id}}`",
                     self.table.name,
-                    spec.kind
-                        .as_ref()
-                        .map_or(spec.family.name(), |kind| &kind.value)
+                    spec.kind.as_ref().map_or(spec.family.name(), |kind| &kind.value)
                 )
             } else {
                 format!(
@@ -353,39 +272,19 @@ impl Check<'_> {
             if declared.is_none() && spec.family != Family::Content {
                 let names = known.iter().map(|declared| declared.name);
                 let (event, near) = (spec.family.name(), did_you_mean(&name.value, names));
-                self.refuse(
-                    &name.place,
-                    format!("event `{event}` has no field `{}`{near}", name.value),
-                );
+                self.refuse(&name.place, format!("event `{event}` has no field `{}`{near}", name.value));
                 continue;
             }
             if name.value.contains(',') || matches!(name.value.as_str(), "part_id" | "attributes") {
-                self.refuse(
-                    &name.place,
-                    format!("`{}` cannot be the name of a field", name.value),
-                );
+                self.refuse(&name.place, format!("`{}` cannot be the name of a field", name.value));
                 continue;
             }
             let kind = declared.map_or(Kind::Any, |declared| declared.kind);
             if let Some(source) = self.source(name, field, kind) {
-                fields.push(self.field(&name.value, source, ignore));
+                fields.push(new_field(&name.value, source, ignore));
             }
         }
         fields
-    }
-
-    fn field(&self, name: &str, source: Source, ignore: &[usize]) -> Field {
-        let counts = match &source {
-            Source::Column { column, .. } => !ignore.contains(column),
-            Source::FirstOf(columns) => columns.iter().any(|(column, _)| !ignore.contains(column)),
-            Source::Constant(_) => false,
-        };
-        Field {
-            name: name.to_owned(),
-            label: label(name),
-            source,
-            counts,
-        }
     }
 
     fn source(&mut self, name: &Placed<String>, field: &FieldSpec, kind: Kind) -> Option<Source> {
@@ -394,20 +293,12 @@ impl Check<'_> {
             FieldSpec::Column { column, null } => {
                 let index = self.column(column)?;
                 let encoding = self.encoding(name, index, kind)?;
-                Some(Source::Column {
-                    column: index,
-                    encoding,
-                    null: null.clone().map(String::into_bytes),
-                })
+                Some(Source::Column { column: index, encoding, null: null.clone().map(String::into_bytes) })
             }
             FieldSpec::FirstOf(columns) => {
-                let found: Vec<usize> = columns
-                    .iter()
-                    .filter_map(|column| self.column(column))
-                    .collect();
-                let with_encoding = found
-                    .into_iter()
-                    .filter_map(|index| Some((index, self.encoding(name, index, kind)?)));
+                let found: Vec<usize> = columns.iter().filter_map(|column| self.column(column)).collect();
+                let with_encoding =
+                    found.into_iter().filter_map(|index| Some((index, self.encoding(name, index, kind)?)));
                 Some(Source::FirstOf(with_encoding.collect()))
             }
         }
@@ -418,10 +309,8 @@ impl Check<'_> {
         match kind {
             Kind::Integer if column.encoding != Encoding::Number => {
                 let (table, column) = (&self.table.name, &column.name);
-                let message = format!(
-                    "field `{}` is a whole number, but column `{column}` of `{table}` is not",
-                    field.value
-                );
+                let message =
+                    format!("field `{}` is a whole number, but column `{column}` of `{table}` is not", field.value);
                 self.refuse(&field.place, message);
                 None
             }
@@ -436,79 +325,42 @@ impl Check<'_> {
             return;
         }
         for declared in declared_fields(spec.family) {
-            let named = spec
-                .fields
-                .iter()
-                .any(|(name, _)| name.value == declared.name);
+            let named = spec.fields.iter().any(|(name, _)| name.value == declared.name);
             if let (false, Some(column)) = (named, self.table.column(declared.name)) {
-                let name = Placed {
-                    value: declared.name.to_owned(),
-                    place: spec.place.clone(),
-                };
+                let name = Placed { value: declared.name.to_owned(), place: spec.place.clone() };
                 if let Some(encoding) = self.encoding(&name, column, declared.kind) {
-                    fields.push(self.field(
-                        declared.name,
-                        Source::Column {
-                            column,
-                            encoding,
-                            null: None,
-                        },
-                        ignore,
-                    ));
+                    fields.push(new_field(declared.name, Source::Column { column, encoding, null: None }, ignore));
                 }
             }
         }
     }
 
-    fn attributes(
-        &mut self,
-        spec: &EntrySpec,
-        siblings: &[&EntrySpec],
-        own: &[Field],
-        ignore: &[usize],
-    ) -> Vec<Field> {
-        let chosen: Vec<usize> = match &spec.attributes {
-            Some(names) => names.iter().filter_map(|name| self.column(name)).collect(),
-            None => {
-                let used = |column: &usize| {
-                    own.iter().any(|field| reads(&field.source, *column))
-                        || siblings
-                            .iter()
-                            .any(|sibling| names_column(sibling, &self.table.columns[*column].name))
-                };
-                (0..self.table.columns.len())
-                    .filter(|column| !used(column))
-                    .collect()
-            }
+    fn attributes(&mut self, spec: &EntrySpec, siblings: &[&EntrySpec], own: &[Field], ignore: &[usize]) -> Vec<Field> {
+        let chosen: Vec<usize> = if let Some(names) = &spec.attributes {
+            names.iter().filter_map(|name| self.column(name)).collect()
+        } else {
+            let used = |column: &usize| {
+                own.iter().any(|field| reads(&field.source, *column))
+                    || siblings.iter().any(|sibling| names_column(sibling, &self.table.columns[*column].name))
+            };
+            (0..self.table.columns.len()).filter(|column| !used(column)).collect()
         };
         let mut fields = Vec::with_capacity(chosen.len());
         for index in chosen {
             let column = &self.table.columns[index];
             if column.name.contains(',') {
-                let message = format!(
-                    "column `{}` has a comma in its name: leave it out by `attributes`",
-                    column.name
-                );
+                let message = format!("column `{}` has a comma in its name: leave it out by `attributes`", column.name);
                 self.refuse(&spec.place, message);
                 continue;
             }
-            let source = Source::Column {
-                column: index,
-                encoding: column.encoding,
-                null: None,
-            };
-            fields.push(self.field(&column.name, source, ignore));
+            let source = Source::Column { column: index, encoding: column.encoding, null: None };
+            fields.push(new_field(&column.name, source, ignore));
         }
         fields
     }
 
     fn stock(&mut self, spec: &EntrySpec, fields: &[Field]) -> Option<StockColumns> {
-        let source = |name: &str| {
-            fields
-                .iter()
-                .find(|field| field.name == name)
-                .map(|field| field.source.clone())
-        };
+        let source = |name: &str| fields.iter().find(|field| field.name == name).map(|field| field.source.clone());
         let Some(current) = source("current_stock") else {
             let message = format!(
                 "event `stock` needs the field `current_stock`: name the column of `{}` that holds it",
@@ -517,12 +369,17 @@ impl Check<'_> {
             self.refuse(&spec.place, message);
             return None;
         };
-        Some(StockColumns {
-            current,
-            reserved: source("reserved_quantity"),
-            minimum: source("min_stock_level"),
-        })
+        Some(StockColumns { current, reserved: source("reserved_quantity"), minimum: source("min_stock_level") })
     }
+}
+
+fn new_field(name: &str, source: Source, ignore: &[usize]) -> Field {
+    let counts = match &source {
+        Source::Column { column, .. } => !ignore.contains(column),
+        Source::FirstOf(columns) => columns.iter().any(|(column, _)| !ignore.contains(column)),
+        Source::Constant(_) => false,
+    };
+    Field { name: name.to_owned(), label: label(name), source, counts }
 }
 
 fn reads(source: &Source, column: usize) -> bool {
@@ -544,19 +401,13 @@ fn names_column(spec: &EntrySpec, name: &str) -> bool {
         PartSpec::Column(column) | PartSpec::Through { by: column, .. } => column == name,
         PartSpec::None => false,
     };
-    let in_attributes = spec
-        .attributes
-        .iter()
-        .flatten()
-        .any(|column| column.value == name);
+    let in_attributes = spec.attributes.iter().flatten().any(|column| column.value == name);
     in_fields || in_part || in_attributes || spec.ignore.iter().any(|column| column.value == name)
 }
 
 /// Returns `, did you mean …?` with the nearest of the names, or nothing where none is near.
 pub fn did_you_mean<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> String {
-    let nearest = names
-        .map(|other| (strsim::damerau_levenshtein(name, other), other))
-        .min();
+    let nearest = names.map(|other| (strsim::damerau_levenshtein(name, other), other)).min();
     match nearest {
         Some((distance, other)) if distance <= 1 + other.len() / 2 => {
             format!(", did you mean `{other}`?")

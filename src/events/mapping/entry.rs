@@ -56,11 +56,7 @@ pub(super) struct Field {
 
 #[derive(Debug, Clone)]
 pub(super) enum Source {
-    Column {
-        column: usize,
-        encoding: Encoding,
-        null: Option<Vec<u8>>,
-    },
+    Column { column: usize, encoding: Encoding, null: Option<Vec<u8>> },
     Constant(Vec<u8>),
     FirstOf(Vec<(usize, Encoding)>),
 }
@@ -96,11 +92,7 @@ impl Source {
     fn resolve<'a>(&'a self, row: Row<'a>) -> Resolved<'a> {
         match self {
             Self::Constant(json) => Resolved::Json(json),
-            Self::Column {
-                column,
-                encoding,
-                null,
-            } => match (row[*column], null) {
+            Self::Column { column, encoding, null } => match (row[*column], null) {
                 (Value::Text(text), _) => Resolved::Text(text, *encoding),
                 (Value::Unknown, _) => Resolved::Unknown,
                 (Value::Null, Some(json)) => Resolved::Json(json),
@@ -122,9 +114,7 @@ impl Source {
 
     fn integer(&self, row: Row<'_>) -> Option<i64> {
         match self.resolve(row) {
-            Resolved::Text(text, _) | Resolved::Json(text) => {
-                std::str::from_utf8(text).ok()?.parse().ok()
-            }
+            Resolved::Text(text, _) | Resolved::Json(text) => std::str::from_utf8(text).ok()?.parse().ok(),
             Resolved::Null | Resolved::Unknown => None,
         }
     }
@@ -154,31 +144,17 @@ struct Availability {
 
 impl StockColumns {
     fn availability(&self, row: Row<'_>) -> Availability {
-        let or_zero = |source: &Option<Source>| {
-            source
-                .as_ref()
-                .map_or(Some(0), |source| source.integer(row))
-        };
+        let or_zero = |source: &Option<Source>| source.as_ref().map_or(Some(0), |source| source.integer(row));
         let available = self.current.integer(row).zip(or_zero(&self.reserved));
-        let available =
-            available.map(|(current, reserved)| current.saturating_sub(reserved).max(0));
-        let low = available
-            .zip(or_zero(&self.minimum))
-            .map(|(available, minimum)| available <= minimum);
+        let available = available.map(|(current, reserved)| current.saturating_sub(reserved).max(0));
+        let low = available.zip(or_zero(&self.minimum)).map(|(available, minimum)| available <= minimum);
         Availability { available, low }
     }
 
     /// Whether the row gives what the derived fields need; a delete under a narrow replica identity does not.
     fn known(&self, row: Row<'_>) -> bool {
-        let sources = [
-            Some(&self.current),
-            self.reserved.as_ref(),
-            self.minimum.as_ref(),
-        ];
-        sources
-            .into_iter()
-            .flatten()
-            .all(|source| !matches!(source.resolve(row), Resolved::Unknown))
+        let sources = [Some(&self.current), self.reserved.as_ref(), self.minimum.as_ref()];
+        sources.into_iter().flatten().all(|source| !matches!(source.resolve(row), Resolved::Unknown))
     }
 }
 
@@ -202,11 +178,7 @@ impl Entry {
                 let mut name = Vec::new();
                 // A comma would make two groups of one; it is written as in a URL.
                 if template.write(&mut name, row, *part) {
-                    let name = if name.contains(&b',') {
-                        escape_commas(&name)
-                    } else {
-                        name
-                    };
+                    let name = if name.contains(&b',') { escape_commas(&name) } else { name };
                     if !names.contains(&name) {
                         names.push(name);
                     }
@@ -283,9 +255,7 @@ impl Entry {
     /// Appends the event's `data`: a JSON object of what the row gives.
     pub fn write_data(&self, out: &mut Vec<u8>, row: Row<'_>, part: Option<&[u8]>) {
         out.push(b'{');
-        if let (Some(id), Part::Column { encoding, .. } | Part::Through { encoding, .. }) =
-            (part, &self.part)
-        {
+        if let (Some(id), Part::Column { encoding, .. } | Part::Through { encoding, .. }) = (part, &self.part) {
             out.extend_from_slice(b"\"part_id\":");
             encoding.write(out, id);
             out.push(b',');

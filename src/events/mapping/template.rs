@@ -37,11 +37,7 @@ impl Template {
     ///
     /// # Errors
     /// A malformed template, or one that names a column that the table does not have.
-    pub(super) fn compile(
-        text: &str,
-        table: &Table,
-        has_part: bool,
-    ) -> Result<Self, TemplateError> {
+    pub(super) fn compile(text: &str, table: &Table, has_part: bool) -> Result<Self, TemplateError> {
         let mut pieces = Vec::new();
         let mut rest = text;
         while let Some(open) = rest.find(['{', '}']) {
@@ -53,13 +49,11 @@ impl Template {
             if close < 2 {
                 return Err(TemplateError::Malformed);
             }
-            let slots = placeholder[1..close]
-                .split('|')
-                .map(|name| match table.column(name) {
-                    _ if name == PART_ID && has_part => Ok(Slot::Part),
-                    Some(column) => Ok(Slot::Column(column)),
-                    None => Err(TemplateError::NoColumn(name.to_owned())),
-                });
+            let slots = placeholder[1..close].split('|').map(|name| match table.column(name) {
+                _ if name == PART_ID && has_part => Ok(Slot::Part),
+                Some(column) => Ok(Slot::Column(column)),
+                None => Err(TemplateError::NoColumn(name.to_owned())),
+            });
             pieces.push(Piece::FirstOf(slots.collect::<Result<_, _>>()?));
             rest = &placeholder[close + 1..];
         }
