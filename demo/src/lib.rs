@@ -3,6 +3,7 @@
 //! that it watches, so that the two cannot be wrong in the same way.
 
 pub mod endpoints;
+pub mod generate;
 pub mod schema;
 
 pub use endpoints::Endpoints;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use highwater_demo::{Endpoints, schema};
+use highwater_demo::{Endpoints, generate, schema};
 
 /// Fills a shop, writes to it, watches its copies and checks them.
 #[derive(Parser)]
@@ -21,6 +21,15 @@ struct Arguments {
 enum Command {
     /// Applies the migrations and sets the passwords of the login roles
     Schema,
+    /// Fills an empty shop with a believable catalogue
+    Generate {
+        /// Number of parts; the other tables follow
+        #[arg(long, default_value_t = 10_000)]
+        parts: u64,
+        /// The same seed gives the same shop
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
 }
 
 #[tokio::main]
@@ -29,6 +38,9 @@ async fn main() -> Result<()> {
     let endpoints = Endpoints::read(arguments.env.as_deref())?;
     match arguments.command {
         Command::Schema => apply_schema(&endpoints).await,
+        Command::Generate { parts, seed } => {
+            fill(&endpoints, generate::Options { parts, seed }).await
+        }
     }
 }
 
@@ -40,5 +52,15 @@ async fn apply_schema(endpoints: &Endpoints) -> Result<()> {
     if let Some(password) = &endpoints.password {
         schema::set_passwords(&client, password).await?;
     }
+    Ok(())
+}
+
+async fn fill(endpoints: &Endpoints, options: generate::Options) -> Result<()> {
+    let client = Endpoints::connect(&endpoints.admin_database).await?;
+    let summary = generate::fill(&client, &options).await?;
+    for (table, rows) in &summary.rows {
+        println!("{rows:>10} {table}");
+    }
+    println!("filled in {:.1} s", summary.took.as_secs_f64());
     Ok(())
 }
