@@ -1,4 +1,5 @@
 //! The map of the house: how one commit in PostgreSQL reaches every copy of it.
 
+pub mod config;
 pub mod events;
 pub mod position;

@@ -1,31 +1,6 @@
 //! A mapping entry as it stands in the configuration: one table feeding one event. Not yet checked against any table.
 
-use std::fmt;
-use std::sync::Arc;
-
-/// Where a setting stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// The file as the user named it, or the name of the built-in default.
-    pub file: Arc<str>,
-    /// Counted from 1.
-    pub line: usize,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file, self.line)
-    }
-}
-
-/// A setting with the place that errors name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Placed<T> {
-    /// What was written.
-    pub value: T,
-    /// Where it was written.
-    pub place: Place,
-}
+pub use crate::config::{Place, Placed};
 
 /// The three families of state events, each with a topic of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
