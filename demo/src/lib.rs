@@ -4,6 +4,8 @@
 
 pub mod endpoints;
 pub mod generate;
+pub mod ledger;
 pub mod schema;
+pub mod write;
 
 pub use endpoints::Endpoints;

@@ -1,10 +1,11 @@
 //! The command line of the demo.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use highwater_demo::{Endpoints, generate, schema};
+use highwater_demo::{Endpoints, generate, schema, write};
 
 /// Fills a shop, writes to it, watches its copies and checks them.
 #[derive(Parser)]
@@ -30,6 +31,21 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Keeps writes going until Ctrl-C
+    Write {
+        /// Transactions per second
+        #[arg(long, default_value_t = 200)]
+        rate: u32,
+        /// Connections that write at the same time
+        #[arg(long, default_value_t = 4)]
+        connections: u32,
+        /// Ends by itself after so long
+        #[arg(long)]
+        seconds: Option<u64>,
+        /// The same seed plans the same writes
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
 }
 
 #[tokio::main]
@@ -38,8 +54,9 @@ async fn main() -> Result<()> {
     let endpoints = Endpoints::read(arguments.env.as_deref())?;
     match arguments.command {
         Command::Schema => apply_schema(&endpoints).await,
-        Command::Generate { parts, seed } => {
-            fill(&endpoints, generate::Options { parts, seed }).await
+        Command::Generate { parts, seed } => fill(&endpoints, generate::Options { parts, seed }).await,
+        Command::Write { rate, connections, seconds, seed } => {
+            keep_writing(&endpoints, write::Options { rate, connections, seed }, seconds).await
         }
     }
 }
@@ -62,5 +79,15 @@ async fn fill(endpoints: &Endpoints, options: generate::Options) -> Result<()> {
         println!("{rows:>10} {table}");
     }
     println!("filled in {:.1} s", summary.took.as_secs_f64());
+    Ok(())
+}
+
+async fn keep_writing(endpoints: &Endpoints, options: write::Options, seconds: Option<u64>) -> Result<()> {
+    let writers = write::Writers::start(endpoints, options, None).await?;
+    tokio::select! {
+        ended = tokio::signal::ctrl_c() => ended?,
+        () = tokio::time::sleep(Duration::from_secs(seconds.unwrap_or(u64::MAX / 4))) => {}
+    }
+    print!("{}", writers.stop().await?);
     Ok(())
 }

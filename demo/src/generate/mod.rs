@@ -29,10 +29,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            parts: 10_000,
-            seed: 1,
-        }
+        Self { parts: 10_000, seed: 1 }
     }
 }
 
@@ -50,9 +47,7 @@ pub struct Summary {
 /// # Errors
 /// What PostgreSQL said.
 pub async fn is_empty(client: &Client) -> Result<bool> {
-    let row = client
-        .query_one("SELECT NOT EXISTS (SELECT FROM parts)", &[])
-        .await?;
+    let row = client.query_one("SELECT NOT EXISTS (SELECT FROM parts)", &[]).await?;
     Ok(row.get(0))
 }
 
@@ -67,39 +62,25 @@ pub async fn fill(client: &Client, options: &Options) -> Result<Summary> {
     let started = Instant::now();
     client.batch_execute("BEGIN").await?;
     let filled = fill_tables(client, options).await;
-    client
-        .batch_execute(if filled.is_ok() { "COMMIT" } else { "ROLLBACK" })
-        .await?;
+    client.batch_execute(if filled.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
     let rows = filled?;
     for (table, _) in &rows {
         client.batch_execute(&format!("ANALYZE {table}")).await?;
     }
-    Ok(Summary {
-        rows,
-        took: started.elapsed(),
-    })
+    Ok(Summary { rows, took: started.elapsed() })
 }
 
 async fn fill_tables(client: &Client, options: &Options) -> Result<Vec<(&'static str, u64)>> {
     // The rows are right by construction; checking each foreign key would take longer than writing them.
-    client
-        .batch_execute("SET LOCAL session_replication_role = replica")
-        .await?;
+    client.batch_execute("SET LOCAL session_replication_role = replica").await?;
     let mut written = Vec::new();
     for table in rows::TABLES {
-        let count = copy(client, table, options)
-            .await
-            .with_context(|| format!("cannot fill {}", table.name))?;
-        let sequence = format!(
-            "SELECT setval(pg_get_serial_sequence('{0}', 'id'), max(id)) FROM {0}",
-            table.name
-        );
+        let count = copy(client, table, options).await.with_context(|| format!("cannot fill {}", table.name))?;
+        let sequence = format!("SELECT setval(pg_get_serial_sequence('{0}', 'id'), max(id)) FROM {0}", table.name);
         client.batch_execute(&sequence).await?;
         written.push((table.name, count));
     }
-    client
-        .batch_execute("SET LOCAL session_replication_role = origin")
-        .await?;
+    client.batch_execute("SET LOCAL session_replication_role = origin").await?;
     Ok(written)
 }
 

@@ -104,18 +104,12 @@ fn user(line: &mut Writer, options: &Options, id: u64) {
         6..=15 => "editor",
         _ => "customer",
     };
-    line.value(id)
-        .value(format_args!("user{id}@shop.example"))
-        .text(&format!("{first} {last}"))
-        .text(role);
+    line.value(id).value(format_args!("user{id}@shop.example")).text(&format!("{first} {last}")).text(role);
     times(line, dice);
 }
 
 fn category_count() -> u64 {
-    DEPARTMENTS
-        .iter()
-        .map(|(_, shelves)| 1 + shelves.len() as u64)
-        .sum()
+    DEPARTMENTS.iter().map(|(_, shelves)| 1 + shelves.len() as u64).sum()
 }
 
 /// Returns every category in order: id, parent, name, and its shelf if it is a leaf.
@@ -124,10 +118,8 @@ fn categories() -> impl Iterator<Item = (u64, Option<u64>, &'static str, Option<
     DEPARTMENTS.iter().flat_map(move |(name, shelves)| {
         let head = next;
         next += 1 + shelves.len() as u64;
-        let leaves = shelves
-            .iter()
-            .zip(head + 1..)
-            .map(move |(shelf, id)| (id, Some(head), shelf.category, Some(shelf)));
+        let leaves =
+            shelves.iter().zip(head + 1..).map(move |(shelf, id)| (id, Some(head), shelf.category, Some(shelf)));
         std::iter::once((head, None, *name, None)).chain(leaves)
     })
 }
@@ -142,10 +134,7 @@ fn category(line: &mut Writer, options: &Options, number: u64) {
         None => line.null(),
     };
     let slug = name.to_lowercase().replace(' ', "-");
-    line.text(name)
-        .text(&slug)
-        .text(&format!("Everything in {}.", name.to_lowercase()))
-        .value(id * 10);
+    line.text(name).text(&slug).text(&format!("Everything in {}.", name.to_lowercase())).value(id * 10);
     times(line, &mut dice(options, 2, id));
 }
 
@@ -162,11 +151,7 @@ struct Part {
 fn traits(options: &Options, id: u64) -> Part {
     let first = (id - 1) / FAMILY * FAMILY + 1;
     let family = &mut dice(options, 3, first);
-    let variants = if family.random_ratio(1, 4) {
-        family.random_range(1..FAMILY)
-    } else {
-        0
-    };
+    let variants = if family.random_ratio(1, 4) { family.random_range(1..FAMILY) } else { 0 };
     let head = (id > first && id - first <= variants).then_some(first);
     let dice = &mut dice(options, 4, head.unwrap_or(id));
     let leaves = || categories().filter_map(|(id, _, _, shelf)| shelf.map(|shelf| (id, shelf)));
@@ -175,21 +160,11 @@ fn traits(options: &Options, id: u64) -> Part {
     let brand = pick(dice, &BRANDS);
     let (low, high) = shelf.price;
     let spread = f64::from(high) / f64::from(low);
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "between two u32"
-    )]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between two u32")]
     let cents = (f64::from(low) * spread.powf(dice.random::<f64>())) as u32;
     // A price ends like a price: 12.99, 12.49, 12.90.
     let price = cents / 100 * 100 + pick(dice, &[99, 49, 90, 95]);
-    Part {
-        head,
-        category,
-        shelf,
-        brand,
-        price,
-    }
+    Part { head, category, shelf, brand, price }
 }
 
 fn part(line: &mut Writer, options: &Options, id: u64) {
@@ -203,15 +178,9 @@ fn part(line: &mut Writer, options: &Options, id: u64) {
     let (brand, code) = of.brand;
     // Variants differ in a number; the rest of the name is the family's.
     let family = &mut self::dice(options, 11, of.head.unwrap_or(id));
-    let (noun, quality) = (
-        pick(family, &of.shelf.nouns),
-        pick(family, &of.shelf.qualities),
-    );
+    let (noun, quality) = (pick(family, &of.shelf.nouns), pick(family, &of.shelf.qualities));
     let series = pick(family, &SERIES);
-    let name = format!(
-        "{brand} {series} {quality} {noun} {}",
-        100 + dice.random_range(0..900)
-    );
+    let name = format!("{brand} {series} {quality} {noun} {}", 100 + dice.random_range(0..900));
     line.value(of.category)
         .value(format_args!("{code}-{id:06}-{}", id * 7 % 97))
         .text(&name)
@@ -232,12 +201,7 @@ fn description(dice: &mut SmallRng, name: &str) -> String {
         text.push_str("\n\nTest report, one sample per line:");
         for sample in 1..=dice.random_range(150..400) {
             // Writing to a String cannot fail.
-            let _ = write!(
-                text,
-                "\n{sample:>4}: {:016x}{:016x}",
-                dice.random::<u64>(),
-                dice.random::<u64>()
-            );
+            let _ = write!(text, "\n{sample:>4}: {:016x}{:016x}", dice.random::<u64>(), dice.random::<u64>());
         }
     }
     text
@@ -245,11 +209,7 @@ fn description(dice: &mut SmallRng, name: &str) -> String {
 
 fn stock(line: &mut Writer, options: &Options, id: u64) {
     let dice = &mut dice(options, 6, id);
-    let current = if dice.random_ratio(1, 20) {
-        0
-    } else {
-        dice.random_range(1..400)
-    };
+    let current = if dice.random_ratio(1, 20) { 0 } else { dice.random_range(1..400) };
     line.value(id)
         .value(id)
         .value(current)
@@ -266,23 +226,13 @@ fn cents(line: &mut Writer, cents: u32) -> &mut Writer {
 fn part_prices(line: &mut Writer, options: &Options, part: u64) {
     let retail = traits(options, part).price;
     let dice = &mut dice(options, 7, part);
-    let types = [
-        ("retail", 100, 1, 1),
-        ("wholesale", 72, 10, 1),
-        ("member", 93, 1, 2),
-        ("sale", 80, 1, 8),
-    ];
-    for ((price_type, percent, quantity, one_in), id) in
-        types.into_iter().zip((part - 1) * PRICES_PER_PART + 1..)
-    {
+    let types = [("retail", 100, 1, 1), ("wholesale", 72, 10, 1), ("member", 93, 1, 2), ("sale", 80, 1, 8)];
+    for ((price_type, percent, quantity, one_in), id) in types.into_iter().zip((part - 1) * PRICES_PER_PART + 1..) {
         if !dice.random_ratio(1, one_in) {
             continue;
         }
         line.value(id).value(part).text(price_type);
-        cents(line, retail * percent / 100)
-            .text("EUR")
-            .value(quantity)
-            .text("2026-01-01 00:00:00+00");
+        cents(line, retail * percent / 100).text("EUR").value(quantity).text("2026-01-01 00:00:00+00");
         if price_type == "sale" {
             line.text("2027-06-30 22:00:00+00");
         } else {
@@ -328,20 +278,10 @@ fn specifications(line: &mut Writer, options: &Options, part: u64) {
         times(line, dice);
     }
     let (name, values) = of.shelf.property;
-    line.value(first + 3)
-        .value(part)
-        .text(name)
-        .text(pick(dice, &values))
-        .null()
-        .value(3);
+    line.value(first + 3).value(part).text(name).text(pick(dice, &values)).null().value(3);
     times(line, dice);
     if dice.random_bool(0.4) {
-        line.value(first + 4)
-            .value(part)
-            .text("Brand")
-            .text(of.brand.0)
-            .null()
-            .value(4);
+        line.value(first + 4).value(part).text("Brand").text(of.brand.0).null().value(4);
         times(line, dice);
     }
 }
@@ -378,18 +318,9 @@ mod tests {
 
     #[test]
     fn a_variants_head_is_a_head() {
-        let options = Options {
-            parts: 600,
-            seed: 3,
-        };
-        let heads: Vec<u64> = (1..=options.parts)
-            .filter_map(|id| traits(&options, id).head)
-            .collect();
+        let options = Options { parts: 600, seed: 3 };
+        let heads: Vec<u64> = (1..=options.parts).filter_map(|id| traits(&options, id).head).collect();
         assert!(!heads.is_empty());
-        assert!(
-            heads
-                .iter()
-                .all(|head| traits(&options, *head).head.is_none())
-        );
+        assert!(heads.iter().all(|head| traits(&options, *head).head.is_none()));
     }
 }

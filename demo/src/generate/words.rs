@@ -20,9 +20,7 @@ pub(super) const BRANDS: [(&str, &str); 16] = [
     ("Quillon", "QLN"),
 ];
 
-pub(super) const SERIES: [&str; 10] = [
-    "Pro", "Eco", "X-Line", "Tour", "Classic", "Evo", "Race", "City", "HD", "Prime",
-];
+pub(super) const SERIES: [&str; 10] = ["Pro", "Eco", "X-Line", "Tour", "Classic", "Evo", "Race", "City", "HD", "Prime"];
 
 pub(super) const OPENINGS: [&str; 5] = [
     "Made for daily use and tested well beyond it.",
@@ -43,20 +41,8 @@ pub(super) const SENTENCES: [&str; 8] = [
     "Replaces the predecessor without any change to the mounting points.",
 ];
 
-pub(super) const FIRST_NAMES: [&str; 12] = [
-    "Ada", "Jonas", "Mira", "Teodor", "Ines", "Björn", "Leila", "Oskar", "Priya", "Mateo", "Zoë",
-    "Henrik",
-];
+pub(super) const FIRST_NAMES: [&str; 12] =
+    ["Ada", "Jonas", "Mira", "Teodor", "Ines", "Björn", "Leila", "Oskar", "Priya", "Mateo", "Zoë", "Henrik"];
 
-pub(super) const LAST_NAMES: [&str; 10] = [
-    "Lindqvist",
-    "Okafor",
-    "Marsh",
-    "Petrov",
-    "Alvarez",
-    "Weiß",
-    "Tanaka",
-    "O'Neill",
-    "Dvořák",
-    "Rossi",
-];
+pub(super) const LAST_NAMES: [&str; 10] =
+    ["Lindqvist", "Okafor", "Marsh", "Petrov", "Alvarez", "Weiß", "Tanaka", "O'Neill", "Dvořák", "Rossi"];
