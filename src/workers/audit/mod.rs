@@ -1,0 +1,10 @@
+//! The history into `data_change_logs`: who changed what, when, from what to what.
+//!
+//! Promise: every change of the history stands in the log once, in commit order, and the log's progress moves in the same
+//! transaction as its rows.
+
+mod row;
+mod sink;
+
+pub use row::{AuditRow, NoRow, Who, audit_row};
+pub use sink::{Appended, Log, Place, Progress};
