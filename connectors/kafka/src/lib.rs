@@ -1,1 +1,26 @@
-//! Being built.
+//! Apache Kafka as Highwater uses it: one transactional writer, readers without groups, topics with
+//! exact settings. Knows nothing of shops.
+//!
+//! - [`producer`]: one transaction after another under one `transactional.id`. Promise: a commit
+//!   that succeeded holds every record sent in it, and a fenced predecessor adds nothing.
+//! - [`consumer`]: partitions read from offsets the caller chose. Promise: never jumps; an offset
+//!   that is gone is an error.
+//! - [`last`]: the newest record of a partition, whatever aborted tail stands behind it.
+//! - [`admin`]: topics made and compared with what they should be.
+//! - [`partition`]: which partition a key belongs to, as Java clients compute it.
+
+pub mod admin;
+pub mod connection;
+pub mod consumer;
+pub mod error;
+pub mod last;
+pub mod partition;
+pub mod producer;
+
+pub use admin::{Admin, Difference, TopicSpec};
+pub use connection::{Connection, Isolation};
+pub use consumer::{Consumer, ConsumerSettings, Record, Start, Watermarks};
+pub use error::Error;
+pub use last::last_record;
+pub use partition::{murmur2, partition_for};
+pub use producer::{ProducerError, ProducerSettings, TransactionalProducer};

@@ -1,0 +1,446 @@
+//! Partitions read from offsets the caller chose: no group, no automatic commit, no jump.
+//!
+//! Each partition has its own queue, so that an error and an end of partition say whose they are. A reader of
+//! compacted topics and transactions sees gaps in the offsets: they are not dense.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::sync::Notify;
+
+use crate::connection::{Connection, Events, Isolation};
+use crate::error::{Error, is_refusal};
+
+/// The queues are looked at this often even if no wake-up came: main-queue events carry none.
+const SWEEP: Duration = Duration::from_millis(100);
+
+/// How a reader fetches.
+#[derive(Clone, Debug)]
+pub struct ConsumerSettings {
+    /// The name under which offsets are shown; no group protocol is spoken.
+    pub group: String,
+    /// What it sees of transactions.
+    pub isolation: Isolation,
+    /// How long a broker may hold a fetch that finds nothing; new records end the wait at once.
+    pub fetch_wait: Duration,
+    /// Limit of the records fetched ahead, per partition.
+    pub ahead_records: usize,
+    /// Limit of their bytes, per partition.
+    pub ahead_bytes: usize,
+    /// A batch ends at this many bytes of keys and values; one larger record still passes.
+    pub batch_bytes: usize,
+}
+
+impl ConsumerSettings {
+    /// Returns settings for low latency with bounded memory.
+    pub fn new(group: impl Into<String>, isolation: Isolation) -> Self {
+        Self {
+            group: group.into(),
+            isolation,
+            fetch_wait: Duration::from_millis(500),
+            ahead_records: 20_000,
+            ahead_bytes: 16 * 1024 * 1024,
+            batch_bytes: 8 * 1024 * 1024,
+        }
+    }
+}
+
+/// Where to start reading one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The first offset wanted; need not hold a record.
+    pub offset: i64,
+}
+
+/// The first offset a partition holds and the one after its last (after its last stable one under `ReadCommitted`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watermarks {
+    /// The first offset that is still there.
+    pub low: i64,
+    /// The next offset to be written, or the last stable one.
+    pub high: i64,
+}
+
+/// One record, with its bytes as they stand on the broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The topic, shared between its records.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub offset: i64,
+    /// The append or creation time in milliseconds since 1970.
+    pub timestamp_ms: Option<i64>,
+    /// The key; empty where there is none.
+    pub key: Bytes,
+    /// The value; `None` is a tombstone.
+    pub value: Option<Bytes>,
+    /// The headers, in their order.
+    pub headers: Vec<(String, Bytes)>,
+}
+
+impl Record {
+    /// Returns the first header called `name`.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref())
+    }
+
+    fn bytes(&self) -> usize {
+        self.key.len() + self.value.as_ref().map_or(0, Bytes::len)
+    }
+}
+
+struct Queue {
+    topic: Arc<str>,
+    partition: i32,
+    inner: PartitionQueue<Events>,
+    /// The next offset expected.
+    position: i64,
+    /// The last thing the broker said was that nothing stands at `position` yet.
+    at_end: bool,
+}
+
+/// A reader of assigned partitions.
+pub struct Consumer {
+    // Before `client`: a queue must not outlive its consumer.
+    queues: Vec<Queue>,
+    client: Arc<BaseConsumer<Events>>,
+    events: Events,
+    settings: ConsumerSettings,
+    brokers: String,
+    wake: Arc<Notify>,
+    /// The queue to look at first, so that a busy one does not starve the others.
+    first: usize,
+}
+
+impl Consumer {
+    /// Makes the client, without assignment.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] or [`Error::Refused`] for settings that librdkafka does not take.
+    pub fn new(connection: &Connection, settings: ConsumerSettings) -> Result<Self, Error> {
+        let mut config = connection.config();
+        config
+            .set("group.id", &settings.group)
+            .set("isolation.level", settings.isolation.setting())
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            .set("enable.partition.eof", "true")
+            .set("allow.auto.create.topics", "false")
+            .set("fetch.min.bytes", "1")
+            .set("fetch.wait.max.ms", settings.fetch_wait.as_millis().to_string())
+            .set("fetch.queue.backoff.ms", "10")
+            .set("fetch.error.backoff.ms", "50")
+            .set("fetch.message.max.bytes", "1048576")
+            .set("queued.min.messages", settings.ahead_records.to_string())
+            .set("queued.max.messages.kbytes", (settings.ahead_bytes / 1024).max(1).to_string());
+        let events = Events::default();
+        let client = BaseConsumer::from_config_and_context(&config, events.clone())
+            .map_err(|error| Error::of("make a consumer", error))?;
+        Ok(Self {
+            queues: Vec::new(),
+            client: Arc::new(client),
+            events,
+            settings,
+            brokers: connection.brokers().to_owned(),
+            wake: Arc::new(Notify::new()),
+            first: 0,
+        })
+    }
+
+    /// Reads these partitions from these offsets, and no others from now on.
+    ///
+    /// # Errors
+    ///
+    /// As the client says; offsets are checked by the broker on the first fetch, see [`Self::next_batch`].
+    pub fn assign(&mut self, starts: &[Start]) -> Result<(), Error> {
+        let mut list = TopicPartitionList::new();
+        let mut names: BTreeMap<&str, Arc<str>> = BTreeMap::new();
+        let mut queues = Vec::with_capacity(starts.len());
+        for start in starts {
+            list.add_partition_offset(&start.topic, start.partition, Offset::Offset(start.offset))
+                .map_err(|error| Error::of("assign partitions", error))?;
+            let topic = Arc::clone(names.entry(&start.topic).or_insert_with(|| Arc::from(start.topic.as_str())));
+            queues.push(self.split(topic, start)?);
+        }
+        // The queues are split off before the fetchers start, so that nothing reaches the common queue.
+        self.queues = queues;
+        self.client.assign(&list).map_err(|error| Error::of("assign partitions", error))
+    }
+
+    fn split(&self, topic: Arc<str>, start: &Start) -> Result<Queue, Error> {
+        let mut inner = self
+            .client
+            .split_partition_queue(&start.topic, start.partition)
+            .ok_or_else(|| Error::UnknownPartition { topic: start.topic.clone(), partition: start.partition })?;
+        let wake = Arc::clone(&self.wake);
+        inner.set_nonempty_callback(move || wake.notify_one());
+        Ok(Queue { topic, partition: start.partition, inner, position: start.offset, at_end: false })
+    }
+
+    /// Goes on reading one assigned partition at `offset`; the others are not disturbed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownPartition`] for one that is not assigned.
+    pub fn seek(&mut self, topic: &str, partition: i32, offset: i64) -> Result<(), Error> {
+        let queue = find(&mut self.queues, topic, partition)?;
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(offset))
+            .and_then(|()| self.client.incremental_unassign(&list))
+            .and_then(|()| self.client.incremental_assign(&list))
+            .map_err(|error| Error::of(format!("go to offset {offset} of {topic}[{partition}]"), error))?;
+        queue.position = offset;
+        queue.at_end = false;
+        Ok(())
+    }
+
+    /// Waits up to `max_wait` for a first record and returns it with all others that are there, up to `max_records`.
+    ///
+    /// Records of one partition come in offset order. Empty when nothing came in time. Safe to cancel.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OffsetOutOfRange`] where the log no longer holds what comes next: nothing is skipped; `seek` or give up.
+    /// Records read before an error in another partition are not lost: the error comes with the next call.
+    pub async fn next_batch(&mut self, max_records: usize, max_wait: Duration) -> Result<Vec<Record>, Error> {
+        let deadline = Instant::now() + max_wait;
+        loop {
+            let batch = self.sweep(max_records)?;
+            let now = Instant::now();
+            if !batch.is_empty() || now >= deadline {
+                return Ok(batch);
+            }
+            let wait = (deadline - now).min(SWEEP);
+            // Either way the next sweep tells; a wake-up between the sweep and here is kept by the Notify.
+            let _ = tokio::time::timeout(wait, self.wake.notified()).await;
+        }
+    }
+
+    /// Takes what is there, one queue after the other.
+    fn sweep(&mut self, max_records: usize) -> Result<Vec<Record>, Error> {
+        self.serve_main_queue()?;
+        let mut batch = Vec::new();
+        let mut room = self.settings.batch_bytes;
+        let count = self.queues.len();
+        self.first = if count == 0 { 0 } else { (self.first + 1) % count };
+        for i in 0..count {
+            let queue = &mut self.queues[(self.first + i) % count];
+            while batch.len() < max_records && room > 0 {
+                match queue.take() {
+                    Ok(Some(record)) => {
+                        room = room.saturating_sub(record.bytes().max(1));
+                        batch.push(record);
+                    }
+                    Ok(None) => break,
+                    // What stands before the error is delivered first; the client repeats the error only for some
+                    // kinds, so the partition is asked again by a seek to where it stood.
+                    Err(error) if batch.is_empty() => return Err(error),
+                    Err(_) => {
+                        let (topic, partition, position) = (Arc::clone(&queue.topic), queue.partition, queue.position);
+                        self.seek(&topic, partition, position)?;
+                        return Ok(batch);
+                    }
+                }
+            }
+        }
+        Ok(batch)
+    }
+
+    fn serve_main_queue(&self) -> Result<(), Error> {
+        while let Some(event) = self.client.poll(Duration::ZERO) {
+            match event {
+                Err(KafkaError::MessageConsumptionFatal(code)) => {
+                    return Err(Error::Refused { what: "read".to_owned(), reason: code.to_string() });
+                }
+                Err(error) if error.rdkafka_error_code().is_some_and(is_refusal) => return Err(Error::of("read", error)),
+                // A broker that is away comes back, and fetching goes on by itself; whoever watches the lag sees it.
+                Err(error) => {
+                    self.events.record(&error.to_string());
+                    tracing::debug!(%error, "kafka consumer error");
+                }
+                Ok(_) => unreachable!("every assigned partition has a queue of its own"),
+            }
+        }
+        Ok(())
+    }
+
+    /// The offset expected next in an assigned partition.
+    #[must_use]
+    pub fn position(&self, topic: &str, partition: i32) -> Option<i64> {
+        self.queues.iter().find(|q| q.partition == partition && *q.topic == *topic).map(|q| q.position)
+    }
+
+    /// Reports whether the last word about an assigned partition was "nothing more yet" (under `ReadCommitted`: nothing stable).
+    #[must_use]
+    pub fn at_end(&self, topic: &str, partition: i32) -> bool {
+        self.queues.iter().any(|q| q.at_end && q.partition == partition && *q.topic == *topic)
+    }
+
+    /// Reports whether that holds for every assigned partition.
+    #[must_use]
+    pub fn all_at_end(&self) -> bool {
+        self.queues.iter().all(|q| q.at_end)
+    }
+
+    /// What the client last complained about, for whoever waits in vain.
+    #[must_use]
+    pub fn last_error(&self) -> Option<String> {
+        self.events.last_error()
+    }
+
+    /// Asks the broker for the ends of a partition, under this reader's isolation.
+    ///
+    /// # Errors
+    ///
+    /// Transient when no answer comes within `timeout`.
+    pub async fn watermarks(&self, topic: &str, partition: i32, timeout: Duration) -> Result<Watermarks, Error> {
+        let what = format!("tell the ends of {topic}[{partition}]");
+        let name = topic.to_owned();
+        let (low, high) = self.blocking(what, move |client| client.fetch_watermarks(&name, partition, timeout)).await?;
+        Ok(Watermarks { low, high })
+    }
+
+    /// Asks for the first offset at or after a time (milliseconds since 1970); `None` where all records are older.
+    ///
+    /// # Errors
+    ///
+    /// Transient when no answer comes within `timeout`.
+    pub async fn offset_at(&self, topic: &str, partition: i32, time_ms: i64, timeout: Duration) -> Result<Option<i64>, Error> {
+        let what = format!("tell the offset of a time in {topic}[{partition}]");
+        let name = topic.to_owned();
+        let found = self
+            .blocking(what, move |client| {
+                let mut times = TopicPartitionList::new();
+                times.add_partition_offset(&name, partition, Offset::Offset(time_ms))?;
+                client.offsets_for_times(times, timeout)
+            })
+            .await?;
+        Ok(found.elements().first().and_then(|element| match element.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }))
+    }
+
+    /// Asks how many partitions a topic has; `None` where it does not exist.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unreachable`] when no broker answers within `timeout`.
+    pub async fn partitions(&self, topic: &str, timeout: Duration) -> Result<Option<i32>, Error> {
+        let name = topic.to_owned();
+        let metadata = self
+            .blocking(format!("describe {topic}"), move |client| client.fetch_metadata(Some(&name), timeout))
+            .await
+            .map_err(|error| match error {
+                Error::Transient { .. } => {
+                    Error::Unreachable { brokers: self.brokers.clone(), waited: timeout, cause: self.last_error() }
+                }
+                other => other,
+            })?;
+        let found = metadata.topics().iter().find(|t| t.name() == topic && t.error().is_none());
+        Ok(found.and_then(|t| i32::try_from(t.partitions().len()).ok()).filter(|&count| count > 0))
+    }
+
+    /// Commits the positions for display in tools; nothing reads them back. Does not wait.
+    ///
+    /// # Errors
+    ///
+    /// As the client says; harmless for delivery.
+    pub fn show_positions(&self) -> Result<(), Error> {
+        let mut list = TopicPartitionList::new();
+        for queue in &self.queues {
+            list.add_partition_offset(&queue.topic, queue.partition, Offset::Offset(queue.position))
+                .map_err(|error| Error::of("commit offsets for display", error))?;
+        }
+        self.client.commit(&list, CommitMode::Async).map_err(|error| Error::of("commit offsets for display", error))
+    }
+
+    /// Runs a question that blocks on a thread for that.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        what: String,
+        question: impl FnOnce(&BaseConsumer<Events>) -> Result<T, KafkaError> + Send + 'static,
+    ) -> Result<T, Error> {
+        let client = Arc::clone(&self.client);
+        match tokio::task::spawn_blocking(move || question(&client)).await {
+            Ok(answer) => answer.map_err(|error| Error::of(what, error)),
+            Err(_) => Err(Error::Transient { what, source: KafkaError::Canceled }),
+        }
+    }
+}
+
+impl Queue {
+    /// Takes the next record that is there.
+    fn take(&mut self) -> Result<Option<Record>, Error> {
+        loop {
+            let error = match self.inner.poll(Duration::ZERO) {
+                None => return Ok(None),
+                Some(Ok(message)) => {
+                    let record = record(&self.topic, &message);
+                    self.position = record.offset + 1;
+                    self.at_end = false;
+                    return Ok(Some(record));
+                }
+                Some(Err(error)) => error,
+            };
+            match error {
+                KafkaError::PartitionEOF(_) => self.at_end = true,
+                other => return Err(self.name(other)),
+            }
+        }
+    }
+
+    fn name(&self, error: KafkaError) -> Error {
+        use RDKafkaErrorCode as C;
+        let topic = self.topic.to_string();
+        match error.rdkafka_error_code() {
+            Some(C::AutoOffsetReset | C::OffsetOutOfRange | C::NoOffset | C::LogTruncation) => {
+                Error::OffsetOutOfRange { topic, partition: self.partition, offset: self.position }
+            }
+            Some(C::UnknownTopicOrPartition | C::UnknownPartition | C::UnknownTopic) => {
+                Error::UnknownPartition { topic, partition: self.partition }
+            }
+            _ => Error::of(format!("read {topic}[{}]", self.partition), error),
+        }
+    }
+}
+
+fn find<'a>(queues: &'a mut [Queue], topic: &str, partition: i32) -> Result<&'a mut Queue, Error> {
+    queues
+        .iter_mut()
+        .find(|q| q.partition == partition && *q.topic == *topic)
+        .ok_or_else(|| Error::UnknownPartition { topic: topic.to_owned(), partition })
+}
+
+fn record(topic: &Arc<str>, message: &BorrowedMessage<'_>) -> Record {
+    let headers = message.headers().map_or_else(Vec::new, |headers| {
+        let value = |v: Option<&[u8]>| v.map_or_else(Bytes::new, Bytes::copy_from_slice);
+        headers.iter().map(|header| (header.key.to_owned(), value(header.value))).collect()
+    });
+    Record {
+        topic: Arc::clone(topic),
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp_ms: message.timestamp().to_millis(),
+        key: message.key().map_or_else(Bytes::new, Bytes::copy_from_slice),
+        value: message.payload().map(Bytes::copy_from_slice),
+        headers,
+    }
+}

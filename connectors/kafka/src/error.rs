@@ -1,0 +1,142 @@
+//! What can go wrong with readers and topics, by what the caller does about it.
+
+use std::time::Duration;
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+/// An error of a reader or of the administration; the producer has its own ([`crate::ProducerError`]).
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No broker answered in time.
+    #[error("no Kafka broker answers at {brokers} after {waited:?}{}", detail(.cause.as_deref()))]
+    Unreachable {
+        /// The addresses tried.
+        brokers: String,
+        /// How long was waited.
+        waited: Duration,
+        /// What the client said last.
+        cause: Option<String>,
+    },
+    /// The answer to one question did not come in time.
+    #[error("Kafka did not {what} within {waited:?}")]
+    Deadline {
+        /// What was asked, as a verb phrase.
+        what: String,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The log does not hold the offset to read from: retention or a lost broker has taken it.
+    #[error("{topic}[{partition}] does not hold offset {offset} any more (or not yet)")]
+    OffsetOutOfRange {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// Where reading should have gone on.
+        offset: i64,
+    },
+    /// The topic or partition does not exist.
+    #[error("topic {topic} or its partition {partition} does not exist")]
+    UnknownPartition {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+    },
+    /// A setting that librdkafka refuses.
+    #[error("Kafka setting {name}={value} is refused: {reason}")]
+    Setting {
+        /// The property.
+        name: String,
+        /// Its value; `…` where it could be a secret.
+        value: String,
+        /// librdkafka's reason.
+        reason: String,
+    },
+    /// The broker refused, and asking again will not help.
+    #[error("Kafka refuses to {what}: {reason}")]
+    Refused {
+        /// What was asked, as a verb phrase.
+        what: String,
+        /// The broker's reason.
+        reason: String,
+    },
+    /// A failure that passes: asking again can help.
+    #[error("Kafka failed to {what}: {source}")]
+    Transient {
+        /// What was asked, as a verb phrase.
+        what: String,
+        /// The client's error.
+        source: KafkaError,
+    },
+}
+
+fn detail(cause: Option<&str>) -> String {
+    cause.map_or_else(String::new, |cause| format!(" ({cause})"))
+}
+
+impl Error {
+    /// Reports whether the same call can succeed later without anybody mending anything.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Deadline { .. } | Self::Transient { .. })
+    }
+
+    pub(crate) fn of(what: impl Into<String>, source: KafkaError) -> Self {
+        let what = what.into();
+        match &source {
+            KafkaError::ClientConfig(_, reason, name, value) => Self::Setting {
+                name: name.clone(),
+                value: shown_value(name, value),
+                reason: reason.clone(),
+            },
+            KafkaError::ClientCreation(reason) => Self::Refused { what, reason: reason.clone() },
+            KafkaError::AdminOp(code) if is_refusal(*code) => Self::Refused { what, reason: code.to_string() },
+            _ => match source.rdkafka_error_code() {
+                Some(code) if is_refusal(code) => Self::Refused { what, reason: code.to_string() },
+                _ => Self::Transient { what, source },
+            },
+        }
+    }
+}
+
+fn shown_value(name: &str, value: &str) -> String {
+    if ["password", "secret", "pem", "key"].iter().any(|word| name.contains(word)) {
+        "…".to_owned()
+    } else {
+        value.to_owned()
+    }
+}
+
+pub(crate) fn is_refusal(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as C;
+    matches!(
+        code,
+        C::TopicAuthorizationFailed
+            | C::GroupAuthorizationFailed
+            | C::ClusterAuthorizationFailed
+            | C::TransactionalIdAuthorizationFailed
+            | C::SaslAuthenticationFailed
+            | C::UnsupportedSASLMechanism
+            | C::UnsupportedVersion
+            | C::UnsupportedFeature
+            | C::PolicyViolation
+            | C::InvalidConfig
+            | C::InvalidPartitions
+            | C::InvalidReplicationFactor
+            | C::InvalidTopic
+            | C::InvalidArgument
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_secret_is_not_repeated() {
+        assert_eq!(shown_value("sasl.password", "hunter2"), "…");
+        assert_eq!(shown_value("ssl.key.pem", "PEM"), "…");
+        assert_eq!(shown_value("linger.ms", "x"), "x");
+    }
+}

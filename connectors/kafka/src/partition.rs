@@ -1,0 +1,69 @@
+//! Which partition a key belongs to, as the Java client's default partitioner computes it.
+
+const SEED: u32 = 0x9747_b28c;
+const M: u32 = 0x5bd1_e995;
+const R: u32 = 24;
+
+/// Hashes `key` with the 32-bit murmur2 of `org.apache.kafka.common.utils.Utils.murmur2`.
+#[must_use]
+pub fn murmur2(key: &[u8]) -> u32 {
+    // Java's `int length` wraps the same way; keys are far below 4 GiB.
+    #[expect(clippy::cast_possible_truncation, reason = "the hash is defined over the low 32 bits of the length")]
+    let mut hash = SEED ^ key.len() as u32;
+    let (words, tail) = key.as_chunks::<4>();
+    for &word in words {
+        let mut k = u32::from_le_bytes(word).wrapping_mul(M);
+        k ^= k >> R;
+        hash = hash.wrapping_mul(M) ^ k.wrapping_mul(M);
+    }
+    if !tail.is_empty() {
+        for (i, &byte) in tail.iter().enumerate() {
+            hash ^= u32::from(byte) << (8 * i);
+        }
+        hash = hash.wrapping_mul(M);
+    }
+    hash ^= hash >> 13;
+    hash = hash.wrapping_mul(M);
+    hash ^ (hash >> 15)
+}
+
+/// Returns the partition of `key` among `count`: `toPositive(murmur2(key)) % count`.
+///
+/// # Panics
+///
+/// If `count` is not positive: a topic has at least one partition.
+#[must_use]
+pub fn partition_for(key: &[u8], count: i32) -> i32 {
+    assert!(count > 0, "a topic has at least one partition, not {count}");
+    let positive = (murmur2(key) & 0x7fff_ffff).cast_signed();
+    positive % count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The vectors of Kafka's own `UtilsTest.testMurmur2`.
+    #[test]
+    fn murmur2_agrees_with_the_java_client() {
+        let vectors: [(&[u8], i32); 7] = [
+            (b"21", -973_932_308),
+            (b"foobar", -790_332_482),
+            (b"a-little-bit-long-string", -985_981_536),
+            (b"a-little-bit-longer-string", -1_486_304_829),
+            (b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
+            (b"abc", 479_470_107),
+            (b"abcde", -1_962_895_469),
+        ];
+        for (key, hash) in vectors {
+            assert_eq!(murmur2(key).cast_signed(), hash, "{}", String::from_utf8_lossy(key));
+        }
+    }
+
+    #[test]
+    fn a_negative_hash_keeps_its_low_31_bits() {
+        // toPositive clears the sign bit; abs() would choose another partition.
+        assert_eq!(partition_for(b"21", 8), (-973_932_308_i32 & 0x7fff_ffff) % 8);
+        assert_eq!(partition_for(b"foobar", 1), 0);
+    }
+}
