@@ -60,12 +60,16 @@ impl Difference {
     pub fn remedy(&self, brokers: &str) -> String {
         match self {
             Self::Partitions { topic, found, .. } => {
-                format!("set partitions = {found} in [topics], or move to another topic prefix and snapshot again; {topic} cannot be changed in place")
+                format!(
+                    "set partitions = {found} in [topics], or move to another topic prefix and snapshot again; {topic} cannot be changed in place"
+                )
             }
             Self::Setting { topic, name, wanted, .. } => {
                 // kafka-configs takes a value with commas only in brackets.
                 let value = if wanted.contains(',') { format!("[{wanted}]") } else { wanted.clone() };
-                format!("kafka-configs.sh --bootstrap-server {brokers} --alter --entity-type topics --entity-name {topic} --add-config '{name}={value}'")
+                format!(
+                    "kafka-configs.sh --bootstrap-server {brokers} --alter --entity-type topics --entity-name {topic} --add-config '{name}={value}'"
+                )
             }
         }
     }
@@ -74,7 +78,9 @@ impl Difference {
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Partitions { topic, wanted, found } => write!(f, "topic {topic} has {found} partitions, not {wanted}"),
+            Self::Partitions { topic, wanted, found } => {
+                write!(f, "topic {topic} has {found} partitions, not {wanted}")
+            }
             Self::Setting { topic, name, wanted, found } => write!(f, "topic {topic} has {name}={found}, not {wanted}"),
         }
     }
@@ -128,7 +134,11 @@ impl Admin {
         });
         match answer.await {
             Ok(Ok(metadata)) => Ok(describe(&metadata)),
-            _ => Err(Error::Unreachable { brokers: self.brokers.clone(), waited: timeout, cause: self.events.last_error() }),
+            _ => Err(Error::Unreachable {
+                brokers: self.brokers.clone(),
+                waited: timeout,
+                cause: self.events.last_error(),
+            }),
         }
     }
 
@@ -274,7 +284,11 @@ fn describe(metadata: &Metadata) -> Cluster {
 fn compare(spec: &TopicSpec, partitions: i32, settings: &BTreeMap<String, String>) -> Vec<Difference> {
     let mut differences = Vec::new();
     if partitions != spec.partitions {
-        differences.push(Difference::Partitions { topic: spec.name.clone(), wanted: spec.partitions, found: partitions });
+        differences.push(Difference::Partitions {
+            topic: spec.name.clone(),
+            wanted: spec.partitions,
+            found: partitions,
+        });
     }
     for (name, wanted) in &spec.settings {
         let found = settings.get(name).map_or("", String::as_str);
@@ -315,6 +329,10 @@ mod tests {
         let found = compare(&spec(), 6, &settings);
         assert_eq!(found.len(), 2);
         assert_eq!(found[0].to_string(), "topic catalog.stock has 6 partitions, not 8");
-        assert!(found[1].remedy("h:1").ends_with("--entity-name catalog.stock --add-config 'cleanup.policy=[compact,delete]'"));
+        assert!(
+            found[1]
+                .remedy("h:1")
+                .ends_with("--entity-name catalog.stock --add-config 'cleanup.policy=[compact,delete]'")
+        );
     }
 }

@@ -7,102 +7,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::Notify;
 
-use crate::connection::{Connection, Events, Isolation};
+use crate::connection::{Connection, Events};
 use crate::error::{Error, is_refusal};
+use crate::record::{ConsumerSettings, Record, Start, Watermarks};
 
 /// The queues are looked at this often even if no wake-up came: main-queue events carry none.
 const SWEEP: Duration = Duration::from_millis(100);
-
-/// How a reader fetches.
-#[derive(Clone, Debug)]
-pub struct ConsumerSettings {
-    /// The name under which offsets are shown; no group protocol is spoken.
-    pub group: String,
-    /// What it sees of transactions.
-    pub isolation: Isolation,
-    /// How long a broker may hold a fetch that finds nothing; new records end the wait at once.
-    pub fetch_wait: Duration,
-    /// Limit of the records fetched ahead, per partition.
-    pub ahead_records: usize,
-    /// Limit of their bytes, per partition.
-    pub ahead_bytes: usize,
-    /// A batch ends at this many bytes of keys and values; one larger record still passes.
-    pub batch_bytes: usize,
-}
-
-impl ConsumerSettings {
-    /// Returns settings for low latency with bounded memory.
-    pub fn new(group: impl Into<String>, isolation: Isolation) -> Self {
-        Self {
-            group: group.into(),
-            isolation,
-            fetch_wait: Duration::from_millis(500),
-            ahead_records: 20_000,
-            ahead_bytes: 16 * 1024 * 1024,
-            batch_bytes: 8 * 1024 * 1024,
-        }
-    }
-}
-
-/// Where to start reading one partition.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Start {
-    /// The topic.
-    pub topic: String,
-    /// The partition.
-    pub partition: i32,
-    /// The first offset wanted; need not hold a record.
-    pub offset: i64,
-}
-
-/// The first offset a partition holds and the one after its last (after its last stable one under `ReadCommitted`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Watermarks {
-    /// The first offset that is still there.
-    pub low: i64,
-    /// The next offset to be written, or the last stable one.
-    pub high: i64,
-}
-
-/// One record, with its bytes as they stand on the broker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
-    /// The topic, shared between its records.
-    pub topic: Arc<str>,
-    /// The partition.
-    pub partition: i32,
-    /// The offset.
-    pub offset: i64,
-    /// The append or creation time in milliseconds since 1970.
-    pub timestamp_ms: Option<i64>,
-    /// The key; empty where there is none.
-    pub key: Bytes,
-    /// The value; `None` is a tombstone.
-    pub value: Option<Bytes>,
-    /// The headers, in their order.
-    pub headers: Vec<(String, Bytes)>,
-}
-
-impl Record {
-    /// Returns the first header called `name`.
-    #[must_use]
-    pub fn header(&self, name: &str) -> Option<&[u8]> {
-        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref())
-    }
-
-    fn bytes(&self) -> usize {
-        self.key.len() + self.value.as_ref().map_or(0, Bytes::len)
-    }
-}
 
 struct Queue {
     topic: Arc<str>,
@@ -269,7 +186,9 @@ impl Consumer {
                 Err(KafkaError::MessageConsumptionFatal(code)) => {
                     return Err(Error::Refused { what: "read".to_owned(), reason: code.to_string() });
                 }
-                Err(error) if error.rdkafka_error_code().is_some_and(is_refusal) => return Err(Error::of("read", error)),
+                Err(error) if error.rdkafka_error_code().is_some_and(is_refusal) => {
+                    return Err(Error::of("read", error));
+                }
                 // A broker that is away comes back, and fetching goes on by itself; whoever watches the lag sees it.
                 Err(error) => {
                     self.events.record(&error.to_string());
@@ -322,7 +241,13 @@ impl Consumer {
     /// # Errors
     ///
     /// Transient when no answer comes within `timeout`.
-    pub async fn offset_at(&self, topic: &str, partition: i32, time_ms: i64, timeout: Duration) -> Result<Option<i64>, Error> {
+    pub async fn offset_at(
+        &self,
+        topic: &str,
+        partition: i32,
+        time_ms: i64,
+        timeout: Duration,
+    ) -> Result<Option<i64>, Error> {
         let what = format!("tell the offset of a time in {topic}[{partition}]");
         let name = topic.to_owned();
         let found = self
@@ -393,7 +318,7 @@ impl Queue {
             let error = match self.inner.poll(Duration::ZERO) {
                 None => return Ok(None),
                 Some(Ok(message)) => {
-                    let record = record(&self.topic, &message);
+                    let record = Record::of(&self.topic, &message);
                     self.position = record.offset + 1;
                     self.at_end = false;
                     return Ok(Some(record));
@@ -427,20 +352,4 @@ fn find<'a>(queues: &'a mut [Queue], topic: &str, partition: i32) -> Result<&'a 
         .iter_mut()
         .find(|q| q.partition == partition && *q.topic == *topic)
         .ok_or_else(|| Error::UnknownPartition { topic: topic.to_owned(), partition })
-}
-
-fn record(topic: &Arc<str>, message: &BorrowedMessage<'_>) -> Record {
-    let headers = message.headers().map_or_else(Vec::new, |headers| {
-        let value = |v: Option<&[u8]>| v.map_or_else(Bytes::new, Bytes::copy_from_slice);
-        headers.iter().map(|header| (header.key.to_owned(), value(header.value))).collect()
-    });
-    Record {
-        topic: Arc::clone(topic),
-        partition: message.partition(),
-        offset: message.offset(),
-        timestamp_ms: message.timestamp().to_millis(),
-        key: message.key().map_or_else(Bytes::new, Bytes::copy_from_slice),
-        value: message.payload().map(Bytes::copy_from_slice),
-        headers,
-    }
 }

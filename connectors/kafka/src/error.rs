@@ -85,11 +85,9 @@ impl Error {
     pub(crate) fn of(what: impl Into<String>, source: KafkaError) -> Self {
         let what = what.into();
         match &source {
-            KafkaError::ClientConfig(_, reason, name, value) => Self::Setting {
-                name: name.clone(),
-                value: shown_value(name, value),
-                reason: reason.clone(),
-            },
+            KafkaError::ClientConfig(_, reason, name, value) => {
+                Self::Setting { name: name.clone(), value: shown_value(name, value), reason: reason.clone() }
+            }
             KafkaError::ClientCreation(reason) => Self::Refused { what, reason: reason.clone() },
             KafkaError::AdminOp(code) if is_refusal(*code) => Self::Refused { what, reason: code.to_string() },
             _ => match source.rdkafka_error_code() {

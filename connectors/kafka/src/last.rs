@@ -4,8 +4,9 @@
 use std::time::{Duration, Instant};
 
 use crate::connection::{Connection, Isolation};
-use crate::consumer::{Consumer, ConsumerSettings, Record, Start};
+use crate::consumer::Consumer;
 use crate::error::Error;
+use crate::record::{ConsumerSettings, Record, Start};
 
 const FIRST_WINDOW: i64 = 64;
 const BATCH_RECORDS: usize = 1000;
@@ -38,7 +39,10 @@ pub async fn last_record(
         while !consumer.at_end(topic, partition) && consumer.position(topic, partition).is_some_and(|p| p < ends.high) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Error::Deadline { what: format!("give the last record of {topic}[{partition}]"), waited: timeout });
+                return Err(Error::Deadline {
+                    what: format!("give the last record of {topic}[{partition}]"),
+                    waited: timeout,
+                });
             }
             newest = consumer.next_batch(BATCH_RECORDS, left.min(Duration::from_millis(100))).await?.pop().or(newest);
         }

@@ -16,11 +16,13 @@ pub mod error;
 pub mod last;
 pub mod partition;
 pub mod producer;
+pub mod record;
 
 pub use admin::{Admin, Difference, TopicSpec};
 pub use connection::{Connection, Isolation};
-pub use consumer::{Consumer, ConsumerSettings, Record, Start, Watermarks};
+pub use consumer::Consumer;
 pub use error::Error;
 pub use last::last_record;
 pub use partition::{murmur2, partition_for};
 pub use producer::{ProducerError, ProducerSettings, TransactionalProducer};
+pub use record::{ConsumerSettings, Record, Start, Watermarks};

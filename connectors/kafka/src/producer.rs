@@ -4,7 +4,7 @@
 //! [`TransactionalProducer::begin`]; one that failed shows none of them to `read_committed` readers,
 //! once [`TransactionalProducer::abort`] or a successor's [`TransactionalProducer::init`] has run.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,7 @@ impl ProducerSettings {
         Self {
             transactional_id: transactional_id.into(),
             linger: Duration::from_millis(1),
-            transaction_timeout: Duration::from_secs(60),
+            transaction_timeout: Duration::from_mins(1),
             message_timeout: Duration::from_secs(30),
             queue_full_timeout: Duration::from_secs(30),
             queue_records: 100_000,
@@ -63,7 +63,10 @@ pub enum ProducerError {
         /// The transactional id.
         transactional_id: String,
     },
-    /// The transaction cannot commit: abort it and start over from the last committed progress.
+    /// The transaction cannot commit: abort it and start over from the last committed progress, best with a new producer.
+    ///
+    /// After a batch that the broker refused, librdkafka 2.12 goes on with sequence numbers that the broker does not
+    /// know, so that the next transaction of the same producer fails as well.
     #[error("the transaction must be aborted: {reason}")]
     Abortable {
         /// What made it so.
@@ -97,6 +100,8 @@ struct Deliveries {
     events: Events,
     first_failure: Mutex<Option<(RDKafkaErrorCode, String)>>,
     delivered: AtomicU64,
+    /// The running number of the transaction: reports of an aborted one still come in during the next.
+    transaction: AtomicUsize,
 }
 
 #[derive(Clone)]
@@ -113,13 +118,14 @@ impl ClientContext for Reports {
 }
 
 impl ProducerContext for Reports {
-    type DeliveryOpaque = ();
+    type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+    fn delivery(&self, result: &DeliveryResult<'_>, transaction: usize) {
         match result {
             Ok(_) => {
                 self.0.delivered.fetch_add(1, Ordering::Relaxed);
             }
+            Err(_) if transaction != self.0.transaction.load(Ordering::Relaxed) => {}
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
                 let mut first = self.0.first_failure.lock().unwrap_or_else(PoisonError::into_inner);
@@ -192,10 +198,15 @@ impl TransactionalProducer {
     /// # Errors
     ///
     /// As classified; nothing was begun then.
+    ///
+    /// # Panics
+    ///
+    /// If one is open already.
     pub fn begin(&mut self) -> Result<(), ProducerError> {
         assert!(!self.open, "a transaction is open already");
-        *self.first_failure() = None;
         self.client.begin_transaction().map_err(|error| self.classify(&error))?;
+        self.deliveries.transaction.fetch_add(1, Ordering::Relaxed);
+        *self.first_failure() = None;
         self.open = true;
         Ok(())
     }
@@ -205,6 +216,10 @@ impl TransactionalProducer {
     /// # Errors
     ///
     /// [`ProducerError::TooLarge`] leaves the transaction good; the others as classified.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a transaction.
     pub fn send(
         &self,
         topic: &str,
@@ -214,7 +229,10 @@ impl TransactionalProducer {
         headers: &[(&str, &[u8])],
     ) -> Result<(), ProducerError> {
         assert!(self.open, "a record for {topic} outside of a transaction");
-        let mut record = BaseRecord::<[u8], [u8]>::to(topic).partition(partition).key(key);
+        let mut record =
+            BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, self.deliveries.transaction.load(Ordering::Relaxed))
+                .partition(partition)
+                .key(key);
         record.payload = value;
         if !headers.is_empty() {
             record.headers = Some(owned(headers));
@@ -229,14 +247,17 @@ impl TransactionalProducer {
                 Some(RDKafkaErrorCode::QueueFull) => {
                     let until = *deadline.get_or_insert_with(|| Instant::now() + self.settings.queue_full_timeout);
                     if Instant::now() >= until {
-                        let reason = format!("the producer's queue stayed full for {:?}", self.settings.queue_full_timeout);
+                        let reason =
+                            format!("the producer's queue stayed full for {:?}", self.settings.queue_full_timeout);
                         return Err(ProducerError::Abortable { reason });
                     }
                     self.client.poll(DRAIN_STEP);
                     record = refused;
                 }
                 Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
-                    let bytes = key.len() + value.map_or(0, <[u8]>::len) + headers.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>();
+                    let bytes = key.len()
+                        + value.map_or(0, <[u8]>::len)
+                        + headers.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>();
                     return Err(ProducerError::TooLarge { topic: topic.to_owned(), bytes });
                 }
                 _ => return Err(self.classify(&error)),
@@ -276,7 +297,9 @@ impl TransactionalProducer {
         match &*self.first_failure() {
             None => Ok(()),
             Some((code, _)) if is_fencing(*code) => Err(self.fenced()),
-            Some((_, reason)) => Err(self.fatal_state().unwrap_or_else(|| ProducerError::Abortable { reason: reason.clone() })),
+            Some((_, reason)) => {
+                Err(self.fatal_state().unwrap_or_else(|| ProducerError::Abortable { reason: reason.clone() }))
+            }
         }
     }
 
@@ -287,13 +310,19 @@ impl TransactionalProducer {
     /// # Errors
     ///
     /// A record that was not delivered makes it Abortable (a later record may stand behind the gap).
+    ///
+    /// # Panics
+    ///
+    /// Outside of a transaction.
     pub fn commit(&mut self, timeout: Duration) -> Result<(), ProducerError> {
         assert!(self.open, "no transaction to commit");
         let deadline = Instant::now() + timeout;
         // The crate's own flush, inside commit_transaction, moves in steps of 100 ms: leave it nothing to do.
         while self.client.in_flight_count() > 0 {
             if Instant::now() >= deadline {
-                return Err(ProducerError::Transient { reason: format!("{} records still undelivered", self.in_flight()) });
+                return Err(ProducerError::Transient {
+                    reason: format!("{} records still undelivered", self.in_flight()),
+                });
             }
             self.client.poll(DRAIN_STEP);
         }
@@ -309,10 +338,13 @@ impl TransactionalProducer {
     /// # Errors
     ///
     /// Transient can be tried again; Fenced and Fatal end this producer.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a transaction.
     pub fn abort(&mut self, timeout: Duration) -> Result<(), ProducerError> {
         assert!(self.open, "no transaction to abort");
         self.client.abort_transaction(timeout).map_err(|error| self.classify(&error))?;
-        self.client.poll(Duration::ZERO);
         *self.first_failure() = None;
         self.open = false;
         Ok(())
