@@ -2,5 +2,8 @@
 
 pub mod config;
 pub mod events;
+pub mod operate;
 pub mod position;
+pub mod roles;
+pub mod running;
 pub mod workers;

@@ -46,7 +46,7 @@ fn kind(section: &mut Section<'_>, family: Option<Family>) -> Option<Placed<Stri
     let kind = section.optional_text("kind");
     match (&kind, family) {
         (None, Some(Family::Content)) => {
-            section.error("kind", "is missing; expected a name, such as \"image\", for an event of content")
+            section.error("kind", "is missing; expected a name, such as \"image\", for an event of content");
         }
         (Some(_), Some(Family::Stock | Family::Price)) => {
             section.error("kind", "is for events of content; remove it");

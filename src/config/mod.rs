@@ -13,6 +13,7 @@ mod problems;
 mod secret;
 mod section;
 mod server;
+mod source;
 
 pub use document::{Document, ENVIRONMENT_PREFIX};
 pub use map::read_map;
@@ -21,6 +22,7 @@ pub use problems::{ConfigErrors, Problem, instead, nearest};
 pub use secret::Secret;
 pub use section::Section;
 pub use server::Server;
+pub use source::{OnLostSlot, Source, Topics};
 
 #[cfg(test)]
 mod tests;
