@@ -2,6 +2,7 @@
 //! change takes to every copy, and checks the copies against the database by itself. It shares no code with the pipeline
 //! that it watches, so that the two cannot be wrong in the same way.
 
+pub mod check;
 pub mod endpoints;
 pub mod generate;
 pub mod ledger;

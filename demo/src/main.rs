@@ -1,11 +1,12 @@
 //! The command line of the demo.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use highwater_demo::{Endpoints, generate, schema, write};
+use highwater_demo::{Endpoints, check, generate, schema, write};
 
 /// Fills a shop, writes to it, watches its copies and checks them.
 #[derive(Parser)]
@@ -31,6 +32,15 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Compares every copy with the database; nobody may write meanwhile
+    Check {
+        /// How long the copies may take to catch up
+        #[arg(long, default_value_t = 60)]
+        patience_s: u64,
+        /// Accept writes that were made before the pipeline first ran
+        #[arg(long)]
+        since_capture: bool,
+    },
     /// Keeps writes going until Ctrl-C
     Write {
         /// Transactions per second
@@ -49,16 +59,27 @@ enum Command {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     let endpoints = Endpoints::read(arguments.env.as_deref())?;
     match arguments.command {
-        Command::Schema => apply_schema(&endpoints).await,
-        Command::Generate { parts, seed } => fill(&endpoints, generate::Options { parts, seed }).await,
+        Command::Schema => apply_schema(&endpoints).await?,
+        Command::Generate { parts, seed } => fill(&endpoints, generate::Options { parts, seed }).await?,
         Command::Write { rate, connections, seconds, seed } => {
-            keep_writing(&endpoints, write::Options { rate, connections, seed }, seconds).await
+            keep_writing(&endpoints, write::Options { rate, connections, seed }, seconds).await?;
+        }
+        Command::Check { patience_s, since_capture } => {
+            let options = check::Options {
+                patience: Duration::from_secs(patience_s),
+                whole_story: !since_capture,
+                ..check::Options::default()
+            };
+            let report = check::everything(&endpoints, &options).await?;
+            print!("{report}");
+            return Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn apply_schema(endpoints: &Endpoints) -> Result<()> {
