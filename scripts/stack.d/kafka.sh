@@ -27,6 +27,9 @@ auto.create.topics.enable=false
 group.initial.rebalance.delay.ms=0
 message.max.bytes=16777216
 replica.fetch.max.bytes=16777216
+# After a kill, the broker is let in again only when its former session has run out: 9 s by default.
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
 # One broker holds every copy; few partitions, so that the internal topics are made quickly.
 default.replication.factor=1
 offsets.topic.replication.factor=1

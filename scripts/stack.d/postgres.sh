@@ -76,7 +76,21 @@ CONF
 
 launch_postgres() {
     local server=$1
+    clear_remains "$server"
     launch "$server" "${AS_POSTGRES[@]}" "$PG_BIN/postgres" -D "$DIR/$server" -c "config_file=$DIR/conf/$server.conf"
+}
+
+# After a kill -9 the lock files name a process that is a zombie not reaped yet, or another's by now, and children of the
+# postmaster may live on for a moment. Either makes the next start fail. A server process works in its data folder.
+clear_remains() {
+    local server=$1 pid
+    local data=$DIR/$server
+    while read -r pid; do
+        [[ $(readlink "/proc/$pid/exe") == */postgres ]] || continue
+        kill -KILL "$pid" 2>/dev/null || true
+        while start_time "$pid" >/dev/null; do sleep 0.01; done
+    done < <(find /proc -mindepth 2 -maxdepth 2 -name cwd -lname "$data" 2>/dev/null | tr -dc '0-9\n')
+    rm -f "$data/postmaster.pid" "$SOCKET_DIR/.s.PGSQL.${PORT[$server]}" "$SOCKET_DIR/.s.PGSQL.${PORT[$server]}.lock"
 }
 
 start_primary() {
@@ -109,6 +123,7 @@ sql_primary() {
 start_replica() {
     local server=$1
     if [[ ! -d $DIR/$server ]]; then
+        is_running primary || fail "$server is copied from the primary, which does not run; add primary to --servers"
         rm -rf "$DIR/$server.new"
         give_to_postgres "$DIR/$server.new" 0700
         sql_primary <<<"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '$server'" >/dev/null
@@ -126,7 +141,7 @@ start_replica1() { start_replica replica1; }
 start_replica2() { start_replica replica2; }
 
 ready_postgres() {
-    "$PG_BIN/pg_isready" -q -t 2 -h "$SOCKET_DIR" -p "${PORT[$1]}"
+    "$PG_BIN/pg_isready" -q -t 2 -U postgres -d postgres -h "$SOCKET_DIR" -p "${PORT[$1]}"
 }
 
 ready_primary() { ready_postgres primary; }

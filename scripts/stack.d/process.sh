@@ -13,7 +13,8 @@ start_time() {
     stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
     # The program's name, in parentheses, may itself hold spaces and parentheses; state and parent follow it.
     read -ra stat <<<"${stat##*) }"
-    [[ ${stat[0]} != Z ]] || return 1
+    # A zombie is dead once its last thread is: until then its files and sockets are open. Who reaps it, and when, is not ours.
+    [[ ${stat[0]} != Z ]] || ((stat[17] > 1)) || return 1
     echo "${stat[19]}"
 }
 
