@@ -36,6 +36,15 @@ impl Stamp<'_> {
     }
 }
 
+/// What chooses the partition of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PartitionBy {
+    /// The hash of the part's id, or of the entity where there is no part.
+    Key(Vec<u8>),
+    /// The event goes to every partition; this copy to this one.
+    Exactly(u32),
+}
+
 /// An event that is written but for what only its transaction's end tells.
 #[derive(Debug, Clone)]
 pub struct Draft {
@@ -47,9 +56,8 @@ pub struct Draft {
     pub key: Vec<u8>,
     /// The record's value: one CloudEvent.
     pub value: Vec<u8>,
-    /// What chooses the partition: the part's id, or the entity where there is no part; `None` stands for every
-    /// partition of the topic.
-    pub partition_by: Option<Vec<u8>>,
+    /// What chooses the partition.
+    pub partition_by: PartitionBy,
     /// Whether a tombstone follows.
     pub deletes: bool,
     /// Where `"last":true,` belongs in `value`.
@@ -91,7 +99,7 @@ impl Draft {
         write_string(&mut out, heading.entity);
         let last_at = out.len();
         let key = heading.entity.to_vec();
-        Self { topic, position, key, value: out, partition_by: None, deletes: false, last_at }
+        Self { topic, position, key, value: out, partition_by: PartitionBy::Exactly(0), deletes: false, last_at }
     }
 
     /// Appends an attribute whose value is a string, unless that is empty.

@@ -68,9 +68,8 @@ fn begin(table: &Table, kind: &str, keyed: Row<'_>, stamp: &Stamp<'_>, seq: u32)
         }
     }
     let heading = Heading { id_tail: &[b"history"], subject: table.name.as_bytes(), entity: &entity };
-    let mut draft = Draft::begin(Topic::History, stamp, stamp.position(seq), kind, heading);
-    draft.partition_by = Some(Vec::new());
-    draft
+    // The topic has one partition, so that its order is the order of commits.
+    Draft::begin(Topic::History, stamp, stamp.position(seq), kind, heading)
 }
 
 fn write_columns(out: &mut Vec<u8>, table: &Table, row: Row<'_>, columns: impl Iterator<Item = usize>) {

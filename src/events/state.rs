@@ -1,6 +1,6 @@
 //! Rows → state events: what a change does to the entity that its row feeds. A plain function over values.
 
-use super::draft::{Draft, Heading, Stamp, Topic};
+use super::draft::{Draft, Heading, PartitionBy, Stamp, Topic};
 use super::envelope::TRUNCATE_KEY_PREFIX;
 use super::json::write_string;
 use super::mapping::entry::{Difference, Entry, Part};
@@ -90,6 +90,7 @@ pub fn write_truncation(entry: &Entry, table: &str, stamp: &Stamp<'_>, seq: u32,
         entity: &entity,
     };
     let mut draft = Draft::begin(Topic::State(entry.family), stamp, stamp.position(seq), "catalog.truncated", heading);
+    draft.partition_by = PartitionBy::Exactly(partition);
     draft.finish(|out| {
         out.extend_from_slice(b"{\"table\":");
         write_string(out, table.as_bytes());
@@ -142,7 +143,7 @@ impl Writer<'_> {
         };
         let topic = Topic::State(self.entry.family);
         let mut draft = Draft::begin(topic, self.stamp, self.stamp.position(seq), &kind, heading);
-        draft.partition_by = Some(home.part.as_ref().unwrap_or(&home.entity).clone());
+        draft.partition_by = PartitionBy::Key(home.part.as_ref().unwrap_or(&home.entity).clone());
         draft
     }
 

@@ -1,0 +1,67 @@
+//! Why a capture session ended, and whether beginning again can mend it.
+
+use highwater_kafka::ProducerError;
+
+use super::progress::Lost;
+use crate::events::mapping::compile::MappingError;
+
+/// Why a capture session ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// PostgreSQL could not be reached, refused, or broke off.
+    #[error("PostgreSQL: {0}")]
+    Source(#[from] highwater_postgres::Error),
+    /// The producer's transaction could not be completed.
+    #[error("Kafka: {0}")]
+    Producer(#[from] ProducerError),
+    /// Kafka could not be reached or refused.
+    #[error("Kafka: {0}")]
+    Topics(#[from] highwater_kafka::Error),
+    /// Another capture holds the slot.
+    #[error("slot `{slot}` is in use by the server's process {pid}: another capture is at work, waiting for its end")]
+    SlotBusy {
+        /// The slot.
+        slot: String,
+        /// Process id of its walsender.
+        pid: i32,
+    },
+    /// Slot and progress do not fit together.
+    #[error("{lost}; {choices}")]
+    Lost {
+        /// What is lost.
+        lost: Lost,
+        /// What the operator can do.
+        choices: String,
+    },
+    /// Topics are not as they have to be.
+    #[error("topics differ from what they have to be: {0}")]
+    TopicSettings(String),
+    /// The configuration's mapping does not fit the tables.
+    #[error("the mapping does not fit the tables:{}", list(.0))]
+    Mapping(Vec<MappingError>),
+    /// What the server sent contradicts the protocol, or a record in the progress topic is none.
+    #[error("{0}")]
+    Unexpected(String),
+    /// Something that the configuration or the database must provide.
+    #[error("{0}")]
+    Setup(String),
+}
+
+fn list(errors: &[MappingError]) -> String {
+    errors.iter().map(|error| format!("\n  {error}")).collect()
+}
+
+impl Error {
+    /// Whether a new session may succeed without anybody changing anything.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Source(error) => error.is_transient(),
+            Self::Topics(error) => error.is_transient(),
+            // A new session fences whatever is left of this one; a fenced one waits for the slot like any other.
+            Self::Producer(error) => !matches!(error, ProducerError::Fatal { .. }),
+            Self::SlotBusy { .. } => true,
+            Self::Lost { .. } | Self::TopicSettings(_) | Self::Mapping(_) | Self::Unexpected(_) | Self::Setup(_) => false,
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The tables of the stream with the mapping entries that they feed, as of their place in the log.
+
+use std::collections::HashMap;
+
+use highwater_postgres::pgoutput::{Relation, ReplicaIdentity};
+use tracing::{error, info};
+
+use super::tables::{Described, StreamColumn, is_own, table_of_the_log};
+use crate::events::json::Encoding;
+use crate::events::mapping::compile::{MappingError, check_entries, compile, did_you_mean};
+use crate::events::mapping::entry::Entry;
+use crate::events::mapping::spec::{EntrySpec, Family, PartSpec};
+use crate::events::row::Table;
+
+/// A captured table and what it feeds.
+#[derive(Debug)]
+pub(super) struct Feed {
+    pub(super) table: Table,
+    pub(super) entries: Vec<Entry>,
+    /// Why the entries do not fit the table as of this place in the log; its changes go to the dead letters.
+    pub(super) broken: Option<String>,
+}
+
+/// Every table that the stream has named so far.
+#[derive(Debug)]
+pub(super) struct Feeds {
+    specs: Vec<EntrySpec>,
+    described: HashMap<u32, Described>,
+    /// `None` for Highwater's own tables.
+    by_oid: HashMap<u32, Option<Feed>>,
+}
+
+impl Feeds {
+    /// Checks the mapping against the tables as they are now.
+    ///
+    /// # Errors
+    /// Everything that cannot work, each with its place in the configuration.
+    pub(super) fn check(specs: &[EntrySpec], described: HashMap<u32, Described>) -> Result<Self, Vec<MappingError>> {
+        let mut errors = check_entries(specs).err().unwrap_or_default();
+        let tables: HashMap<String, &Described> =
+            described.values().map(|described| (described.plain_name(), described)).collect();
+        for spec in specs {
+            let Some(table) = tables.get(&spec.table.value) else {
+                let near = did_you_mean(&spec.table.value, tables.keys().map(String::as_str));
+                let message = format!("no table `{}` in the publication{near}", spec.table.value);
+                errors.push(MappingError { place: spec.table.place.clone(), message });
+                continue;
+            };
+            if let Err(wrong) = compile_entry(spec, specs, &table.table(), &described) {
+                errors.extend(wrong);
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        Ok(Self { specs: specs.to_vec(), described, by_oid: HashMap::new() })
+    }
+
+    /// Takes note of a table's columns from here on in the log.
+    pub(super) fn relation(&mut self, relation: &Relation<'_>) {
+        if is_own(relation.namespace, relation.name) {
+            self.by_oid.insert(relation.oid, None);
+            return;
+        }
+        let columns: Vec<StreamColumn<'_>> =
+            relation.columns.into_iter().map(|column| (column.name, column.type_oid)).collect();
+        let table = match self.described.get(&relation.oid) {
+            Some(described) => described.table_as_of(&columns),
+            None => {
+                let full = relation.identity == ReplicaIdentity::Full;
+                let keys = relation.columns.into_iter().enumerate().filter(|(_, column)| column.key);
+                let key = keys.map(|(at, _)| at).collect();
+                table_of_the_log(relation.namespace, relation.name, &columns, key, full)
+            }
+        };
+        let feed = feed(table, &self.specs, &self.described);
+        if let Some(reason) = &feed.broken {
+            error!(table = feed.table.name, %reason, "mapping no longer fits the table; its changes go to the dead letters");
+        } else {
+            info!(table = feed.table.name, entries = feed.entries.len(), "table in the stream");
+        }
+        self.by_oid.insert(relation.oid, Some(feed));
+    }
+
+    /// Replaces what the catalogue said of the tables.
+    pub(super) fn describe(&mut self, described: HashMap<u32, Described>) {
+        self.described = described;
+    }
+
+    /// Returns what the catalogue says of the published tables, by OID.
+    pub(super) fn described(&self) -> &HashMap<u32, Described> {
+        &self.described
+    }
+
+    /// Whether the catalogue's description of the table is at hand.
+    pub(super) fn knows(&self, oid: u32) -> bool {
+        self.described.contains_key(&oid)
+    }
+
+    /// Returns the table of a change; `None` for Highwater's own tables and for what the stream did not announce.
+    pub(super) fn get(&self, oid: u32) -> Option<&Feed> {
+        self.by_oid.get(&oid)?.as_ref()
+    }
+
+    /// Returns the mapped tables as they are now, for the snapshot.
+    pub(super) fn mapped(&self) -> Vec<(Described, Feed)> {
+        let mut mapped: Vec<_> = self
+            .described
+            .values()
+            .map(|described| (described.clone(), feed(described.table(), &self.specs, &self.described)))
+            .filter(|(_, feed)| !feed.entries.is_empty())
+            .collect();
+        mapped.sort_by(|(_, a), (_, b)| a.table.name.cmp(&b.table.name));
+        mapped
+    }
+
+    /// Returns the tables that feed a topic.
+    pub(super) fn tables_of(&self, family: Family) -> impl Iterator<Item = &str> {
+        self.specs.iter().filter(move |spec| spec.family == family).map(|spec| spec.table.value.as_str())
+    }
+}
+
+fn feed(table: Table, specs: &[EntrySpec], described: &HashMap<u32, Described>) -> Feed {
+    let mut entries = Vec::new();
+    let mut broken = Vec::new();
+    for spec in specs.iter().filter(|spec| spec.table.value == table.name) {
+        match compile_entry(spec, specs, &table, described) {
+            Ok(entry) => entries.push(entry),
+            Err(errors) => broken.extend(errors.iter().map(ToString::to_string)),
+        }
+    }
+    let broken = (!broken.is_empty()).then(|| broken.join("; "));
+    Feed { table, entries, broken }
+}
+
+fn compile_entry(
+    spec: &EntrySpec,
+    specs: &[EntrySpec],
+    table: &Table,
+    described: &HashMap<u32, Described>,
+) -> Result<Entry, Vec<MappingError>> {
+    let siblings: Vec<&EntrySpec> = specs.iter().filter(|other| other.table.value == spec.table.value).collect();
+    let part_encoding = match &spec.part.value {
+        PartSpec::Through { through, .. } => match through_part(through, specs, described) {
+            Some((_, column)) => column,
+            None => {
+                let message = format!(
+                    "table `{through}` must have an entry of its own whose part is a column, and a primary key of one column"
+                );
+                return Err(vec![MappingError { place: spec.part.place.clone(), message }]);
+            }
+        },
+        PartSpec::Column(_) | PartSpec::None => Encoding::Text,
+    };
+    compile(spec, &siblings, table, part_encoding)
+}
+
+/// Returns the column of another table that holds the part's id, and how it becomes JSON.
+pub(super) fn through_part(
+    through: &str,
+    specs: &[EntrySpec],
+    described: &HashMap<u32, Described>,
+) -> Option<(String, Encoding)> {
+    let table = described.values().find(|described| described.plain_name() == through)?.table();
+    let column = specs.iter().filter(|spec| spec.table.value == through).find_map(|spec| match &spec.part.value {
+        PartSpec::Column(column) => Some(column),
+        PartSpec::None | PartSpec::Through { .. } => None,
+    })?;
+    let encoding = table.columns[table.column(column)?].encoding;
+    (table.primary_key.len() == 1).then(|| (column.clone(), encoding))
+}

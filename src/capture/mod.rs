@@ -1,0 +1,82 @@
+//! The first half of the pipeline: WAL to topics. Promise: every commit of a captured table stands in the topics exactly
+//! once, in order, after it is visible on the primary; nothing is acknowledged before it is durable.
+//!
+//! `session` opens one in the order that the promise rests on, `stream` is its loop, `work` and `rows` turn the log into
+//! events, `publisher` writes them, `snapshot` adds what stood in the tables before, `progress` decides where to go on.
+
+mod error;
+mod feeds;
+pub mod progress;
+mod publisher;
+mod rows;
+mod session;
+mod settings;
+mod snapshot;
+mod stream;
+mod tables;
+mod through;
+mod transaction;
+mod visible;
+mod work;
+
+use std::time::{Duration, Instant};
+
+use metrics::counter;
+use tokio::runtime::Handle;
+use tracing::{info, warn};
+
+pub use error::Error;
+pub use settings::Settings;
+
+use crate::config::Source;
+use crate::running::{Attempts, Patience, Shutdown, Standing};
+use crate::topics::Topics;
+use session::Plan;
+use stream::Loop;
+
+/// How a session that ended is followed by the next: quickly at first, since a takeover should take seconds.
+const AGAIN: Patience = Patience {
+    first: Duration::from_millis(100),
+    longest: Duration::from_secs(2),
+    // A source or broker that is away for long is waited for: capture has nothing better to do, and says so.
+    deadline: Duration::MAX,
+};
+
+/// Captures until the shutdown. Blocks: it belongs on a thread of its own.
+///
+/// A session that ends by a fault that may pass is followed by another.
+///
+/// # Errors
+/// A fault that only an operator can mend.
+pub fn run(
+    source: &Source,
+    settings: &Settings,
+    topics: &Topics,
+    runtime: &Handle,
+    shutdown: &Shutdown,
+    standing: &Standing,
+) -> Result<(), Error> {
+    let plan = Plan { source, settings, topics, runtime };
+    let mut attempts = Attempts::new(AGAIN);
+    while !shutdown.is_cancelled() {
+        let started = Instant::now();
+        let outcome = plan.open().and_then(|session| {
+            standing.ready();
+            Loop::new(session, settings, shutdown).run()
+        });
+        let Err(error) = outcome else { return Ok(()) };
+        if !error.is_transient() {
+            return Err(error);
+        }
+        standing.waits_for(error.to_string());
+        counter!("highwater_capture_sessions_ended_total").increment(1);
+        if started.elapsed() > Duration::from_secs(10) {
+            attempts = Attempts::new(AGAIN);
+        }
+        let pause = attempts.failed(Duration::ZERO).unwrap_or(AGAIN.longest);
+        warn!(error = %error, server = %source.database, brokers = topics.brokers, retry_in = ?pause, "capture will start a new session");
+        runtime.block_on(async { tokio::time::timeout(pause, shutdown.cancelled()).await.ok() });
+    }
+    info!("capture stopped");
+    Ok(())
+}

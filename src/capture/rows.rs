@@ -1,0 +1,219 @@
+//! Rows on their way to events: changes of the stream, truncations, and chunks of the snapshot.
+
+use highwater_postgres::Timestamp;
+use highwater_postgres::pgoutput::{Column, OldRow, TupleData};
+
+use super::error::Error;
+use super::feeds::Feed;
+use super::snapshot::{ReadyChunk, Snapshot, key_of, values};
+use super::through::Memory;
+use super::work::Work;
+use crate::events::draft::{Draft, Stamp};
+use crate::events::history::{write_history, write_history_truncation};
+use crate::events::mapping::entry::Part;
+use crate::events::row::{Change, Row, Table, Value};
+use crate::events::state::{write_state_events, write_truncation};
+
+/// A change of one row as the log sends it.
+pub(super) enum SentRow<'a> {
+    Insert(TupleData<'a>),
+    Update(OldRow<'a>, TupleData<'a>),
+    Delete(OldRow<'a>),
+}
+
+impl Work {
+    /// Handles a change of one row.
+    pub(super) fn row(&mut self, relation: u32, sent: SentRow<'_>) -> Result<(), Error> {
+        let (Some(_), Some(feed)) = (&self.transaction, self.feeds.get(relation)) else { return Ok(()) };
+        let (old, new) = match &sent {
+            SentRow::Insert(new) => (None, Some(new_values(*new, None))),
+            SentRow::Update(old, new) => {
+                let old = old_values(&feed.table, old);
+                let new = new_values(*new, old.as_deref());
+                (old, Some(new))
+            }
+            SentRow::Delete(old) => (old_values(&feed.table, old), None),
+        };
+        let columns = feed.table.columns.len();
+        if [&old, &new].into_iter().flatten().any(|row| row.len() != columns) {
+            let message = format!("a row of `{}` with another number of columns than announced", feed.table.name);
+            return Err(Error::Unexpected(message));
+        }
+        let change = match (&sent, &old, &new) {
+            (SentRow::Insert(_), _, Some(new)) => Change::Insert { new },
+            (SentRow::Update(..), old, Some(new)) => Change::Update { old: old.as_deref(), new },
+            (SentRow::Delete(_), Some(old), _) => Change::Delete { old },
+            _ => return Err(Error::Unexpected(format!("a delete in `{}` without its row", feed.table.name))),
+        };
+        self.change(relation, change)
+    }
+
+    fn change(&mut self, relation: u32, change: Change<'_>) -> Result<(), Error> {
+        let (Some(transaction), Some(feed)) = (&mut self.transaction, self.feeds.get(relation)) else { return Ok(()) };
+        let seq = transaction.next_seq();
+        let source = self.publisher.source();
+        let stamp = transaction.stamp(&source);
+        learn(&mut self.through, feed, change);
+        if self.history {
+            let draft = write_history(&feed.table, change, &stamp, seq, &transaction.context);
+            if let Some(earlier) = transaction.push(draft) {
+                self.publisher.send(&earlier, true)?;
+            }
+        }
+        let mut refused = feed.broken.clone();
+        let mut drafts = Vec::new();
+        for (at, entry) in feed.entries.iter().enumerate() {
+            let mut through = self.through.with(&mut self.primary, self.timeout);
+            let outcome = write_state_events(entry, change, &stamp, seq, &mut through, &mut drafts);
+            if outcome.is_err() || !drafts.is_empty() {
+                overtake(&mut self.snapshot, &feed.table, at, change);
+            }
+            if let Err(error) = outcome {
+                refused = Some(format!("{}: {error}", entry.name));
+            }
+            for draft in drafts.drain(..) {
+                if let Some(earlier) = transaction.push(draft) {
+                    self.publisher.send(&earlier, true)?;
+                }
+            }
+        }
+        if let Some(reason) = refused {
+            let row = reference(&feed.table, change);
+            self.publisher.dead_letter(stamp.position(seq), &row, &reason)?;
+        }
+        Ok(())
+    }
+
+    /// Handles the truncation of one table: one record in every partition of each topic that it feeds.
+    pub(super) fn truncation(&mut self, relation: u32) -> Result<(), Error> {
+        let (Some(transaction), Some(feed)) = (&mut self.transaction, self.feeds.get(relation)) else { return Ok(()) };
+        let seq = transaction.next_seq();
+        let source = self.publisher.source();
+        let stamp = transaction.stamp(&source);
+        let table = &feed.table;
+        self.snapshot.truncated(&table.name);
+        let mut drafts: Vec<Draft> = Vec::new();
+        if self.history {
+            drafts.push(write_history_truncation(table, &stamp, seq, &transaction.context));
+        }
+        let mut topics = Vec::new();
+        for entry in &feed.entries {
+            // Two kinds of content share a topic, and one record says it all.
+            if !topics.contains(&entry.family) {
+                topics.push(entry.family);
+                let partitions = 0..self.publisher.partitions();
+                drafts.extend(partitions.map(|partition| write_truncation(entry, &table.name, &stamp, seq, partition)));
+            }
+        }
+        for draft in drafts {
+            if let Some(earlier) = transaction.push(draft) {
+                self.publisher.send(&earlier, true)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes the rows of a chunk just below its bound.
+    pub(super) fn publish_chunk(&mut self, chunk: &ReadyChunk) -> Result<(), Error> {
+        let Some(feed) = self.snapshot.table(&chunk.table) else { return Ok(()) };
+        let source = self.publisher.source();
+        let lsn = chunk.high - 1;
+        let timeline = self.timelines.timeline_of(highwater_postgres::Lsn(lsn));
+        let stamp = Stamp { source: &source, timeline, lsn, time_us: Timestamp::now().0, xid: None };
+        let mut drafts = Vec::new();
+        for (at, row) in (0..).step_by(2).zip(&chunk.rows) {
+            let row = values(row);
+            let change = Change::Snapshot { new: &row };
+            learn(&mut self.through, feed, change);
+            for (number, entry) in feed.entries.iter().enumerate() {
+                if chunk.overtaken.contains(number, key_of(&feed.table, &row)) {
+                    continue;
+                }
+                let mut through = self.through.with(&mut self.primary, self.timeout);
+                if let Err(error) = write_state_events(entry, change, &stamp, at, &mut through, &mut drafts) {
+                    let row = reference(&feed.table, change);
+                    self.publisher.dead_letter(stamp.position(at), &row, &format!("{}: {error}", entry.name))?;
+                }
+                for draft in drafts.drain(..) {
+                    self.publisher.send(&draft, false)?;
+                }
+            }
+        }
+        let ledger = &mut self.publisher.progress.snapshot.tables;
+        ledger.insert(chunk.table.clone(), chunk.progress.clone());
+        Ok(())
+    }
+}
+
+/// Returns the values of a new row; what was not sent is an unchanged TOASTed value, which the old row may hold.
+fn new_values<'a>(new: TupleData<'a>, old: Option<&[Value<'a>]>) -> Vec<Value<'a>> {
+    let value = |(at, column)| match column {
+        Column::Null => Value::Null,
+        Column::Text(text) | Column::Binary(text) => Value::Text(text),
+        Column::Unchanged => old.and_then(|old| old.get(at)).copied().unwrap_or(Value::Unknown),
+    };
+    new.into_iter().enumerate().map(value).collect()
+}
+
+/// Returns the values of an old row, as far as the replica identity gives it: the rest of a key tuple is sent as null,
+/// and means nothing.
+fn old_values<'a>(table: &Table, old: &OldRow<'a>) -> Option<Vec<Value<'a>>> {
+    let (tuple, whole) = match old {
+        OldRow::None => return None,
+        OldRow::Key(tuple) => (tuple, false),
+        OldRow::Full(tuple) => (tuple, true),
+    };
+    let value = |(at, column)| match column {
+        _ if !whole && !table.in_identity(at) => Value::Unknown,
+        Column::Null => Value::Null,
+        Column::Text(text) | Column::Binary(text) => Value::Text(text),
+        Column::Unchanged => Value::Unknown,
+    };
+    Some(tuple.into_iter().enumerate().map(value).collect())
+}
+
+/// Takes note of which part a row belongs to, if rows of other tables ask for it.
+fn learn(through: &mut Memory, feed: &Feed, change: Change<'_>) {
+    let table = &feed.table;
+    let (true, [key], Some(row)) = (through.watches(&table.name), &table.primary_key[..], new_or_old(change)) else {
+        return;
+    };
+    let part = feed.entries.iter().find_map(|entry| match entry.part() {
+        Part::Column { column, .. } => Some(*column),
+        Part::None | Part::Through { .. } => None,
+    });
+    if let (Value::Text(key), Some(part)) = (row[*key], part) {
+        match row[part] {
+            Value::Text(part) => through.learn(&table.name, key, Some(part)),
+            Value::Null => through.learn(&table.name, key, None),
+            Value::Unknown => {}
+        }
+    }
+}
+
+/// Takes note that the rows of a change are newer in the stream than in a chunk that is under way.
+fn overtake(snapshot: &mut Snapshot, table: &Table, entry: usize, change: Change<'_>) {
+    let (old, new) = match change {
+        Change::Insert { new } | Change::Snapshot { new } => (None, Some(new)),
+        Change::Update { old, new } => (old, Some(new)),
+        Change::Delete { old } => (Some(old), None),
+    };
+    for row in [old, new].into_iter().flatten() {
+        snapshot.overtake(table, entry, row);
+    }
+}
+
+fn new_or_old(change: Change<'_>) -> Option<Row<'_>> {
+    match change {
+        Change::Insert { new } | Change::Snapshot { new } | Change::Update { new, .. } => Some(new),
+        Change::Delete { old } => Some(old),
+    }
+}
+
+/// Returns where an operator finds the row: table and key, no other data.
+fn reference(table: &Table, change: Change<'_>) -> String {
+    let row = new_or_old(change).unwrap_or(&[]);
+    let key = key_of(table, row);
+    let key = String::from_utf8_lossy(&key).trim_end_matches('\0').replace('\0', ",");
+    format!("{}/{key}", table.name)
+}

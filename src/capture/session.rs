@@ -1,0 +1,266 @@
+//! One session of capture, in the order that exactly once rests on: **slot, fence, read progress, publish**.
+//!
+//! The slot first: the server gives it to one session alone. Then the fence: `init_transactions` aborts what a predecessor
+//! left open, and a predecessor that was only stopped can commit nothing when it wakes up (KIP-98; idempotence alone does
+//! not do that). Only then is what was read as committed the last word, and publishing goes on from there.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use highwater_kafka::{Admin, Isolation, ProducerError, ProducerSettings, TransactionalProducer, last_record};
+use highwater_postgres::replication::{
+    ReplicationStream, SlotOptions, SlotState, StartOptions, Streaming, Timelines, WalStatus,
+};
+use highwater_postgres::{ConnectConfig, Connection, Lsn, Secret, Session as Kind, quote};
+use tokio::runtime::Handle;
+use tracing::{info, warn};
+
+use super::error::Error;
+use super::feeds::{Feeds, through_part};
+use super::progress::{self, Progress, Start, decide_start};
+use super::publisher::Publisher;
+use super::settings::Settings;
+use super::snapshot::Snapshot;
+use super::tables::{Described, describe_published};
+use super::through::{Memory, Step};
+use super::work::Work;
+use crate::config::Source;
+use crate::events::mapping::spec::{EntrySpec, PartSpec};
+use crate::position::Bound;
+use crate::topics::Topics;
+
+/// Longest time between two commits of one Kafka transaction: the broker's own limit
+/// (`transaction.max.timeout.ms`, 15 minutes by default). A source transaction is never split over two.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+
+/// What a session is made of.
+pub(super) struct Plan<'a> {
+    pub(super) source: &'a Source,
+    pub(super) settings: &'a Settings,
+    pub(super) topics: &'a Topics,
+    /// For the parts of the Kafka client that are asynchronous; capture itself runs on a thread of its own.
+    pub(super) runtime: &'a Handle,
+}
+
+/// A session that may publish.
+pub(super) struct Session {
+    pub(super) stream: ReplicationStream,
+    pub(super) work: Work,
+}
+
+impl Plan<'_> {
+    /// Opens a session.
+    ///
+    /// # Errors
+    /// A server that cannot be reached or refuses, a slot that another capture holds, a mapping that does not fit, or a
+    /// slot and progress that do not fit together.
+    pub(super) fn open(&self) -> Result<Session, Error> {
+        let timeout = self.settings.answer_timeout;
+        let config = self.database()?;
+        self.make_topics()?;
+        let mut replication = Connection::connect(&config, Kind::Replication)?;
+        let mut primary = Connection::connect(&config, Kind::Ordinary)?;
+        if primary.in_recovery(timeout)? {
+            let address = primary.address();
+            return Err(Error::Setup(format!("{address} is a standby; point [source] database at the primary")));
+        }
+        let feeds = self.check_mapping(&mut primary)?;
+        let system = replication.identify_system(timeout)?;
+        let timelines = replication.timelines(system.timeline, timeout)?;
+        let source_system = system.system_identifier.to_string();
+
+        // The order matters; see above. Progress is read twice: before, to refuse without harm, and after the fence.
+        let before = self.read_progress()?;
+        let start = self.decide(&mut replication, &timelines, &source_system, before)?;
+        let slot_bound = self.make_slot_if_fresh(&mut replication, &timelines, &start)?;
+        let stream = self.take_slot(replication)?;
+        let producer = self.fence()?;
+        let progress = match (self.read_progress()?, slot_bound) {
+            (Some(progress), _) => progress,
+            (None, Some(bound)) => Progress::beginning(source_system, bound, self.topics.partitions),
+            (None, None) => {
+                let topic = self.topics.progress();
+                return Err(Error::Unexpected(format!("topic `{topic}` lost its progress while capture started")));
+            }
+        };
+        info!(bound = %progress.bound, timeline = system.timeline, "capture goes on from here");
+        self.publishing(&config, primary, stream, producer, progress, feeds, timelines)
+    }
+
+    fn database(&self) -> Result<ConnectConfig, Error> {
+        let server = &self.source.database;
+        let config = ConnectConfig::parse(server.url()).map_err(|error| Error::Setup(error.to_string()))?;
+        let config = config.with_application_name("highwater capture");
+        Ok(match server.password() {
+            Some(password) => config.with_password(Secret::new(password.expose().to_owned())),
+            None => config,
+        })
+    }
+
+    fn make_topics(&self) -> Result<(), Error> {
+        let admin = Admin::new(&self.topics.connection("highwater-capture"))?;
+        let specs = self.topics.specs();
+        let differences = self.runtime.block_on(admin.ensure_topics(&specs, self.settings.answer_timeout))?;
+        if differences.is_empty() {
+            return Ok(());
+        }
+        let list = differences.iter().map(|difference| format!("{difference}: {}", difference.remedy(&self.topics.brokers)));
+        Err(Error::TopicSettings(list.collect::<Vec<_>>().join("; ")))
+    }
+
+    fn check_mapping(&self, primary: &mut Connection) -> Result<Feeds, Error> {
+        let described = describe_published(primary, &self.source.publication, self.settings.answer_timeout)?;
+        if described.is_empty() {
+            let publication = quote::identifier(&self.source.publication);
+            let message = format!("publication {publication} is missing or holds no table: run `CREATE PUBLICATION {publication} FOR TABLE …`");
+            return Err(Error::Setup(message));
+        }
+        Feeds::check(&self.source.map, described).map_err(Error::Mapping)
+    }
+
+    fn read_progress(&self) -> Result<Option<Progress>, Error> {
+        let connection = self.topics.connection("highwater-capture");
+        let topic = self.topics.progress();
+        let timeout = self.settings.answer_timeout;
+        let record = self.runtime.block_on(last_record(&connection, &topic, 0, Isolation::ReadCommitted, timeout))?;
+        let Some(value) = record.and_then(|record| record.value) else { return Ok(None) };
+        let progress = serde_json::from_slice(&value);
+        progress.map(Some).map_err(|error| Error::Unexpected(format!("the newest record of topic `{topic}` is no progress: {error}")))
+    }
+
+    fn decide(
+        &self,
+        replication: &mut Connection,
+        timelines: &Timelines,
+        system: &str,
+        progress: Option<Progress>,
+    ) -> Result<Start, Error> {
+        let slot = replication.slot(&self.source.slot, self.settings.answer_timeout)?;
+        if let Some(pid) = slot.as_ref().and_then(|slot| slot.active_pid) {
+            return Err(Error::SlotBusy { slot: self.source.slot.clone(), pid });
+        }
+        let state = slot_state(slot.as_ref(), timelines);
+        let address = replication.address().to_owned();
+        decide_start(&self.source.slot, &address, &self.topics.progress(), system, state, progress).map_err(|lost| {
+            let choices = lost.choices(&self.topics.prefix);
+            Error::Lost { lost, choices }
+        })
+    }
+
+    /// Returns where a slot without progress begins.
+    fn make_slot_if_fresh(
+        &self,
+        replication: &mut Connection,
+        timelines: &Timelines,
+        start: &Start,
+    ) -> Result<Option<Bound>, Error> {
+        match start {
+            Start::Resume(_) => Ok(None),
+            Start::AtSlot(bound) => Ok(Some(*bound)),
+            Start::Fresh => {
+                let options = SlotOptions { temporary: false, failover: true };
+                let slot = replication.create_slot(&self.source.slot, &options, self.settings.answer_timeout)?;
+                info!(slot = slot.name, at = %slot.consistent_point, "slot made");
+                let timeline = timelines.timeline_of(slot.consistent_point);
+                Ok(Some(Bound::at_lsn(timeline, slot.consistent_point.0)))
+            }
+        }
+    }
+
+    /// Takes the slot: from here on no other session of the server can.
+    fn take_slot(&self, replication: Connection) -> Result<ReplicationStream, Error> {
+        let options = StartOptions {
+            slot: &self.source.slot,
+            // The server goes on from what was acknowledged.
+            start: Lsn::ZERO,
+            publications: &[&self.source.publication],
+            streaming: Streaming::Off,
+        };
+        Ok(replication.start_replication(options, self.settings.answer_timeout)?)
+    }
+
+    /// Fences every predecessor: what it left open is aborted, and it can commit nothing more.
+    fn fence(&self) -> Result<TransactionalProducer, Error> {
+        let connection = self.topics.connection("highwater-capture");
+        let mut settings = ProducerSettings::new(format!("highwater-{}-{}", self.source.name, self.topics.prefix));
+        settings.linger = self.settings.linger;
+        settings.transaction_timeout = TRANSACTION_TIMEOUT;
+        settings.message_timeout = self.settings.answer_timeout;
+        let mut producer = TransactionalProducer::new(&connection, settings)?;
+        let deadline = Instant::now() + self.settings.answer_timeout;
+        loop {
+            match producer.init(self.settings.answer_timeout) {
+                Ok(()) => return Ok(producer),
+                Err(ProducerError::Transient { reason }) if Instant::now() < deadline => {
+                    warn!(reason, "fencing takes longer");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each part of a session, in the order in which it was made")]
+    fn publishing(
+        &self,
+        config: &ConnectConfig,
+        primary: Connection,
+        stream: ReplicationStream,
+        producer: TransactionalProducer,
+        progress: Progress,
+        feeds: Feeds,
+        timelines: Timelines,
+    ) -> Result<Session, Error> {
+        let timeout = self.settings.answer_timeout;
+        let mapped = feeds.mapped();
+        let through = Memory::new(steps(&self.source.map, feeds.described()));
+        let snapshot = Snapshot::start(config, mapped, &progress.snapshot, self.settings.chunk_rows, timeout)
+            .map_err(|error| Error::Unexpected(format!("could not start the snapshot's thread: {error}")))?;
+        let publisher = Publisher::new(producer, self.topics, &self.source.name, progress, timeout);
+        let work = Work {
+            publisher,
+            snapshot,
+            primary,
+            feeds,
+            through,
+            timelines,
+            publication: self.source.publication.clone(),
+            history: self.settings.history,
+            timeout,
+            transaction: None,
+            inside: false,
+        };
+        Ok(Session { stream, work })
+    }
+}
+
+fn slot_state(slot: Option<&SlotState>, timelines: &Timelines) -> progress::SlotState {
+    match slot {
+        None => progress::SlotState::Missing,
+        Some(slot) if slot.wal_status == Some(WalStatus::Lost) || slot.invalidation.is_some() => {
+            progress::SlotState::Invalidated
+        }
+        Some(slot) => match slot.confirmed_flush {
+            Some(lsn) => progress::SlotState::At(Bound::at_lsn(timelines.timeline_of(lsn), lsn.0)),
+            None => progress::SlotState::Invalidated,
+        },
+    }
+}
+
+/// Returns how to ask for parts that stand one step away.
+fn steps(map: &[EntrySpec], described: &HashMap<u32, Described>) -> HashMap<String, Step> {
+    let mut steps = HashMap::new();
+    for spec in map {
+        let PartSpec::Through { through, .. } = &spec.part.value else { continue };
+        let table = described.values().find(|described| described.plain_name() == *through);
+        let (Some(table), Some((part, _))) = (table, through_part(through, map, described)) else { continue };
+        let columns = table.table();
+        let [key] = columns.primary_key[..] else { continue };
+        let step = Step {
+            table: quote::qualified(&table.schema, &table.name),
+            key: quote::identifier(&columns.columns[key].name),
+            part: quote::identifier(&part),
+        };
+        steps.insert(through.clone(), step);
+    }
+    steps
+}

@@ -1,0 +1,42 @@
+//! `[capture]`: how changes are captured. What is captured stands in `[source]`.
+
+use std::time::Duration;
+
+use crate::config::Section;
+
+/// `[capture]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// How long a Kafka transaction is kept open: the delay of `read_committed` readers.
+    pub transaction: Duration,
+    /// After how many records it is committed anyway, at the next end of a source transaction.
+    pub transaction_records: usize,
+    /// Least time between two rounds of marks while changes come; idle partitions get one every second.
+    pub mark: Duration,
+    /// How long the producer waits for more records before it sends a batch.
+    pub linger: Duration,
+    /// Whether every change of every captured table goes to the history topic.
+    pub history: bool,
+    /// Rows that a snapshot reads at once.
+    pub chunk_rows: u32,
+    /// After how long a commit that is not visible yet is named in the log.
+    pub visible_warning: Duration,
+    /// Longest wait for an answer of PostgreSQL or Kafka.
+    pub answer_timeout: Duration,
+}
+
+impl Settings {
+    /// Reads `[capture]`.
+    pub fn read(section: &mut Section<'_>) -> Self {
+        Self {
+            transaction: section.millis("transaction_ms", 1000, 10..=60_000),
+            transaction_records: section.number("transaction_records", 100_000, 1..=10_000_000),
+            mark: section.millis("mark_ms", 50, 1..=1000),
+            linger: section.millis("linger_ms", 1, 0..=1000),
+            history: section.flag("history", true),
+            chunk_rows: section.number("chunk_rows", 5000, 1..=1_000_000),
+            visible_warning: section.millis("visible_warning_ms", 1000, 1..=600_000),
+            answer_timeout: section.seconds("answer_timeout_s", 30, 1..=600),
+        }
+    }
+}

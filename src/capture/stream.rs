@@ -1,0 +1,212 @@
+//! The loop of capture: read the log, publish what is visible, commit, acknowledge. One thread, because its order is its
+//! meaning.
+
+use std::time::{Duration, Instant};
+
+use highwater_postgres::Lsn;
+use highwater_postgres::pgoutput::Begin;
+use highwater_postgres::replication::{Frame, Status};
+use metrics::{counter, gauge, histogram};
+use tracing::{info, warn};
+
+use super::error::Error;
+use super::session::Session;
+use super::settings::Settings;
+use super::visible::Visibility;
+use super::work::Step;
+use crate::running::Shutdown;
+
+/// How often idle partitions get a mark and the server is asked for a keepalive.
+const IDLE: Duration = Duration::from_secs(1);
+/// Messages of the log between two looks at the clock.
+const MESSAGES_BETWEEN_LOOKS: u32 = 512;
+/// Pauses between two questions whether a commit is visible.
+const VISIBLE_PAUSES: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(5));
+
+/// Reads the log until it is told to stop.
+pub(super) struct Loop<'a> {
+    session: Session,
+    settings: &'a Settings,
+    shutdown: &'a Shutdown,
+    visibility: Visibility,
+    acknowledged: Lsn,
+    last_status: Instant,
+    last_mark: Instant,
+    messages: u32,
+}
+
+impl<'a> Loop<'a> {
+    pub(super) fn new(session: Session, settings: &'a Settings, shutdown: &'a Shutdown) -> Self {
+        let long_ago = Instant::now().checked_sub(IDLE).unwrap_or_else(Instant::now);
+        let acknowledged = Lsn(session.work.publisher.committed().lsn());
+        Self {
+            session,
+            settings,
+            shutdown,
+            visibility: Visibility::default(),
+            acknowledged,
+            last_status: long_ago,
+            last_mark: long_ago,
+            messages: 0,
+        }
+    }
+
+    /// Runs until the shutdown, then commits what was sent, acknowledges it and leaves.
+    ///
+    /// # Errors
+    /// Whatever ends the session; what was sent and not committed is aborted by the next session's fence.
+    pub(super) fn run(mut self) -> Result<(), Error> {
+        while !self.shutdown.is_cancelled() {
+            let begin = self.read()?;
+            if let Some(begin) = begin {
+                self.begin(&begin)?;
+            }
+            self.messages += 1;
+            if self.messages >= MESSAGES_BETWEEN_LOOKS || !self.session.stream.has_buffered() {
+                self.messages = 0;
+                self.look_around()?;
+            }
+        }
+        // A transaction in the middle is not published: the next session finds it in the log.
+        if !self.session.work.inside {
+            self.session.work.publisher.commit()?;
+            self.acknowledge(false)?;
+        }
+        info!(acknowledged = %self.acknowledged, "capture drained");
+        Ok(())
+    }
+
+    /// Reads one message; returns the Begin of a transaction.
+    fn read(&mut self) -> Result<Option<Begin>, Error> {
+        let wait = self.next_deadline();
+        let Session { stream, work } = &mut self.session;
+        match stream.next(wait)? {
+            Some(Frame::XLogData { payload, .. }) => match work.message(payload)? {
+                Step::Begin(begin) => return Ok(Some(begin)),
+                Step::On => {}
+            },
+            Some(Frame::Keepalive { wal_end, reply_requested, .. }) => {
+                gauge!("highwater_capture_server_lsn").set(lsn_as_f64(wal_end));
+                // It counts only when nothing is in flight: between a Begin and its Commit it says nothing.
+                if !work.inside {
+                    work.reach(wal_end)?;
+                }
+                if reply_requested {
+                    self.acknowledge(false)?;
+                }
+            }
+            None => {}
+        }
+        Ok(None)
+    }
+
+    /// How long the next read may block: until a mark, a commit or a keepalive is due.
+    fn next_deadline(&self) -> Duration {
+        let now = Instant::now();
+        let work = &self.session.work;
+        let mut next = self.last_status + IDLE;
+        next = next.min(self.last_mark + if self.news() { self.settings.mark } else { IDLE });
+        if let Some((opened, _)) = work.publisher.open_transaction() {
+            next = next.min(opened + self.settings.transaction);
+        }
+        if !work.snapshot.is_done() {
+            next = next.min(now + Duration::from_millis(5));
+        }
+        next.saturating_duration_since(now)
+    }
+
+    /// Whether something was published since the last marks.
+    fn news(&self) -> bool {
+        self.session.work.publisher.unmarked()
+    }
+
+    /// Everything that is due by the clock.
+    fn look_around(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
+        let work = &mut self.session.work;
+        work.publisher.poll()?;
+        let ledger = &work.publisher.progress.snapshot;
+        work.snapshot.advance(&mut work.primary, ledger, work.timeout)?;
+        if !work.inside {
+            let pause = if work.publisher.unmarked() { self.settings.mark } else { IDLE };
+            if now >= self.last_mark + pause {
+                let complete = work.complete();
+                work.publisher.mark(complete)?;
+                self.last_mark = now;
+            }
+            if let Some((opened, records)) = work.publisher.open_transaction() {
+                if now >= opened + self.settings.transaction || records >= self.settings.transaction_records {
+                    work.publisher.commit()?;
+                    self.acknowledge(false)?;
+                }
+            }
+        }
+        if now >= self.last_status + IDLE {
+            // A keepalive is asked for: none comes unasked in quiet seconds.
+            self.acknowledge(true)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the server what is durable: committed progress, and nothing else.
+    fn acknowledge(&mut self, ask: bool) -> Result<(), Error> {
+        let durable = Lsn(self.session.work.publisher.committed().lsn());
+        assert!(self.acknowledged <= durable, "acknowledged {} before it was durable", self.acknowledged);
+        self.acknowledged = durable;
+        gauge!("highwater_capture_acknowledged_lsn").set(lsn_as_f64(durable));
+        let status = Status { written: durable, flushed: durable, applied: durable, reply_requested: ask };
+        self.session.stream.send_status(status)?;
+        if ask {
+            self.last_status = Instant::now();
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, begin: &Begin) -> Result<(), Error> {
+        let publish = !self.session.work.is_published(begin);
+        if publish && !self.await_visible(begin)? {
+            return Ok(());
+        }
+        self.session.work.begin(begin, publish)
+    }
+
+    /// Waits until the primary shows the commit; `false` if the shutdown came first.
+    fn await_visible(&mut self, begin: &Begin) -> Result<bool, Error> {
+        let started = Instant::now();
+        let mut pause = VISIBLE_PAUSES.0;
+        let mut warned = false;
+        loop {
+            let work = &mut self.session.work;
+            if self.visibility.finished(&mut work.primary, begin.xid, work.timeout)? {
+                histogram!("highwater_capture_visible_wait_seconds").record(started.elapsed().as_secs_f64());
+                if warned {
+                    info!(xid = begin.xid, waited = ?started.elapsed(), "the commit is visible now");
+                }
+                return Ok(true);
+            }
+            if self.shutdown.is_cancelled() {
+                return Ok(false);
+            }
+            if !warned && started.elapsed() > self.settings.visible_warning {
+                warned = true;
+                counter!("highwater_capture_visible_late_total").increment(1);
+                warn!(
+                    xid = begin.xid,
+                    commit = %begin.final_lsn,
+                    "a commit is in the log, but the primary does not show it yet: it waits for a synchronous standby, \
+                     see pg_stat_replication and synchronous_standby_names"
+                );
+            }
+            self.look_around()?;
+            // Nothing announces visibility: it can only be asked for.
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(VISIBLE_PAUSES.1);
+        }
+    }
+}
+
+/// A log position as a measurement; its distances stay exact up to 2^53 bytes.
+#[expect(clippy::cast_precision_loss, reason = "gauges are f64")]
+fn lsn_as_f64(lsn: Lsn) -> f64 {
+    lsn.0 as f64
+}

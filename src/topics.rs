@@ -1,0 +1,132 @@
+//! The topics of one source: their names, and how each is made.
+
+use std::time::Duration;
+
+use highwater_kafka::{Connection, TopicSpec};
+
+use crate::config::Section;
+use crate::events::mapping::spec::Family;
+
+/// Largest record, in bytes: topics and producer allow it.
+pub const LARGEST_RECORD_BYTES: usize = 16 * 1024 * 1024;
+
+/// Seven days in milliseconds: how long state topics keep every record, and history all of them.
+const WEEK_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+
+/// `[topics]`, with the source's prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topics {
+    /// `host:port`, comma-separated.
+    pub brokers: String,
+    /// What all names begin with; a setting of the source.
+    pub prefix: String,
+    /// Partitions of each state topic; fixed once the topics are made.
+    pub partitions: u32,
+    /// Copies of each partition.
+    pub replication_factor: u16,
+    /// How long state topics keep superseded records and tombstones, and a reader may lag behind.
+    pub compaction_lag: Duration,
+    /// How long history keeps changes.
+    pub history_retention: Duration,
+    /// More properties of the Kafka client, `name=value`: TLS and SASL for example.
+    pub client: Vec<(String, String)>,
+}
+
+impl Topics {
+    /// Reads `[topics]`; `prefix` is the source's `topic_prefix`.
+    pub fn read(section: &mut Section<'_>, prefix: &str) -> Self {
+        let client = section.list("client", &[]);
+        let pairs = client.iter().filter_map(|pair| pair.split_once('='));
+        let pairs = pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect();
+        if client.iter().any(|pair| !pair.contains('=')) {
+            section.error("client", "found an item without `=`; expected items such as \"security.protocol=ssl\"");
+        }
+        Self {
+            brokers: section.text("brokers", "127.0.0.1:9092"),
+            prefix: prefix.to_owned(),
+            partitions: section.number("partitions", 8, 1..=1024),
+            replication_factor: section.number("replication_factor", 1, 1..=15),
+            compaction_lag: Duration::from_millis(section.number("compaction_lag_ms", WEEK_MS, 60_000..=WEEK_MS * 520)),
+            history_retention: Duration::from_millis(section.number(
+                "history_retention_ms",
+                WEEK_MS,
+                60_000..=WEEK_MS * 520,
+            )),
+            client: pairs,
+        }
+    }
+
+    /// Returns how to reach the brokers.
+    #[must_use]
+    pub fn connection(&self, client_id: &str) -> Connection {
+        let connection = Connection::new(&self.brokers, client_id);
+        self.client.iter().fold(connection, |connection, (name, value)| connection.with(name, value))
+    }
+
+    /// Returns the name of a state topic.
+    #[must_use]
+    pub fn state(&self, family: Family) -> String {
+        format!("{}.{}", self.prefix, family.topic_suffix())
+    }
+
+    /// Returns the names of the state topics.
+    #[must_use]
+    pub fn states(&self) -> [String; 3] {
+        Family::ALL.map(|family| self.state(family))
+    }
+
+    /// Returns the name of the topic with every change in commit order.
+    #[must_use]
+    pub fn history(&self) -> String {
+        format!("{}.history", self.prefix)
+    }
+
+    /// Returns the name of the internal topic with capture's progress.
+    #[must_use]
+    pub fn progress(&self) -> String {
+        format!("{}.progress", self.prefix)
+    }
+
+    /// Returns the name of the topic with what could not be handled.
+    #[must_use]
+    pub fn dead_letters(&self) -> String {
+        format!("{}.dead-letters", self.prefix)
+    }
+
+    /// Returns every topic as it has to be.
+    #[must_use]
+    pub fn specs(&self) -> Vec<TopicSpec> {
+        let lag = self.compaction_lag.as_millis().to_string();
+        let retention = self.history_retention.as_millis().to_string();
+        let compacted = || {
+            vec![
+                ("cleanup.policy".to_owned(), "compact".to_owned()),
+                ("min.compaction.lag.ms".to_owned(), lag.clone()),
+                ("delete.retention.ms".to_owned(), lag.clone()),
+            ]
+        };
+        let kept = |retention: &str| {
+            vec![
+                ("cleanup.policy".to_owned(), "delete".to_owned()),
+                ("retention.ms".to_owned(), retention.to_owned()),
+            ]
+        };
+        let states = self.states().into_iter().map(|name| self.spec(name, self.partitions, compacted()));
+        let singles = [
+            self.spec(self.history(), 1, kept(&retention)),
+            // Only its newest record is ever read.
+            self.spec(self.progress(), 1, vec![("cleanup.policy".to_owned(), "compact".to_owned())]),
+            // Kept until somebody has dealt with them.
+            self.spec(self.dead_letters(), 1, kept("-1")),
+        ];
+        states.chain(singles).collect()
+    }
+
+    fn spec(&self, name: String, partitions: u32, mut settings: Vec<(String, String)>) -> TopicSpec {
+        settings.push(("max.message.bytes".to_owned(), LARGEST_RECORD_BYTES.to_string()));
+        // Order is by append time for every reader, whatever the producer's clock says.
+        settings.push(("message.timestamp.type".to_owned(), "LogAppendTime".to_owned()));
+        let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
+        TopicSpec { name, partitions, replication: i32::from(self.replication_factor), settings }
+    }
+}
