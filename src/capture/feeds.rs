@@ -6,8 +6,9 @@ use highwater_postgres::pgoutput::{Relation, ReplicaIdentity};
 use tracing::{error, info};
 
 use super::tables::{Described, StreamColumn, is_own, table_of_the_log};
+use crate::config::instead;
 use crate::events::json::Encoding;
-use crate::events::mapping::compile::{MappingError, check_entries, compile, did_you_mean};
+use crate::events::mapping::compile::{MappingError, check_entries, compile};
 use crate::events::mapping::entry::Entry;
 use crate::events::mapping::spec::{EntrySpec, Family, PartSpec};
 use crate::events::row::Table;
@@ -41,8 +42,8 @@ impl Feeds {
             described.values().map(|described| (described.plain_name(), described)).collect();
         for spec in specs {
             let Some(table) = tables.get(&spec.table.value) else {
-                let near = did_you_mean(&spec.table.value, tables.keys().map(String::as_str));
-                let message = format!("no table `{}` in the publication{near}", spec.table.value);
+                let near = instead(&spec.table.value, tables.keys().map(String::as_str));
+                let message = format!("no table `{}` in the publication; {near}", spec.table.value);
                 errors.push(MappingError { place: spec.table.place.clone(), message });
                 continue;
             };

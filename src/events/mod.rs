@@ -10,3 +10,5 @@ pub mod mapping;
 pub mod mark;
 pub mod row;
 pub mod state;
+#[cfg(test)]
+mod tests;

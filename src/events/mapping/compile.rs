@@ -4,6 +4,7 @@
 use super::entry::{Entry, Field, Part, Source, StockColumns, label};
 use super::spec::{EntrySpec, Family, FieldSpec, PartSpec, Place, Placed};
 use super::template::{Template, TemplateError};
+use crate::config::instead;
 use crate::events::json::Encoding;
 use crate::events::row::Table;
 
@@ -187,7 +188,7 @@ impl Check<'_> {
 
     fn no_column(&self, name: &str) -> String {
         let names = self.table.columns.iter().map(|column| column.name.as_str());
-        format!("table `{}` has no published column `{name}`{}", self.table.name, did_you_mean(name, names))
+        format!("table `{}` has no published column `{name}`; {}", self.table.name, instead(name, names))
     }
 
     fn part(&mut self, part: &Placed<PartSpec>, part_encoding: Encoding) -> Part {
@@ -271,8 +272,8 @@ impl Check<'_> {
             let declared = known.iter().find(|declared| declared.name == name.value);
             if declared.is_none() && spec.family != Family::Content {
                 let names = known.iter().map(|declared| declared.name);
-                let (event, near) = (spec.family.name(), did_you_mean(&name.value, names));
-                self.refuse(&name.place, format!("event `{event}` has no field `{}`{near}", name.value));
+                let (event, near) = (spec.family.name(), instead(&name.value, names));
+                self.refuse(&name.place, format!("event `{event}` has no field `{}`; {near}", name.value));
                 continue;
             }
             if name.value.contains(',') || matches!(name.value.as_str(), "part_id" | "attributes") {
@@ -403,15 +404,4 @@ fn names_column(spec: &EntrySpec, name: &str) -> bool {
     };
     let in_attributes = spec.attributes.iter().flatten().any(|column| column.value == name);
     in_fields || in_part || in_attributes || spec.ignore.iter().any(|column| column.value == name)
-}
-
-/// Returns `, did you mean …?` with the nearest of the names, or nothing where none is near.
-pub fn did_you_mean<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> String {
-    let nearest = names.map(|other| (strsim::damerau_levenshtein(name, other), other)).min();
-    match nearest {
-        Some((distance, other)) if distance <= 1 + other.len() / 2 => {
-            format!(", did you mean `{other}`?")
-        }
-        _ => String::new(),
-    }
 }
