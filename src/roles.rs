@@ -3,8 +3,10 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::config::{ConfigErrors, Document, Source, Topics};
+use crate::capture;
+use crate::config::{ConfigErrors, Document, Source};
 use crate::operate;
+use crate::topics::Topics;
 
 /// What a process can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +28,8 @@ pub struct Config {
     pub source: Source,
     /// `[topics]`.
     pub topics: Topics,
+    /// `[capture]`.
+    pub capture: capture::Settings,
     /// `[operate]`.
     pub operate: operate::Settings,
 }
@@ -81,9 +85,14 @@ impl Config {
                 settings
             }};
         }
+        let source = section!("source", Source);
+        let mut section = document.section("topics");
+        let topics = Topics::read(&mut section, &source.topic_prefix);
+        section.finish();
         Self {
-            source: section!("source", Source),
-            topics: section!("topics", Topics),
+            source,
+            topics,
+            capture: section!("capture", capture::Settings),
             operate: section!("operate", operate::Settings),
         }
     }

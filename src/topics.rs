@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use highwater_kafka::{Connection, TopicSpec};
 
-use crate::config::Section;
+use crate::config::{Secret, Section};
 use crate::events::mapping::spec::Family;
 
 /// Largest record, in bytes: topics and producer allow it.
@@ -14,45 +14,38 @@ pub const LARGEST_RECORD_BYTES: usize = 16 * 1024 * 1024;
 const WEEK_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 
 /// `[topics]`, with the source's prefix.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Topics {
     /// `host:port`, comma-separated.
     pub brokers: String,
     /// What all names begin with; a setting of the source.
     pub prefix: String,
     /// Partitions of each state topic; fixed once the topics are made.
-    pub partitions: u32,
+    pub partitions: i32,
     /// Copies of each partition.
-    pub replication_factor: u16,
+    pub replication_factor: i32,
     /// How long state topics keep superseded records and tombstones, and a reader may lag behind.
     pub compaction_lag: Duration,
     /// How long history keeps changes.
     pub history_retention: Duration,
     /// More properties of the Kafka client, `name=value`: TLS and SASL for example.
     pub client: Vec<(String, String)>,
+    /// `sasl.password`.
+    pub password: Option<Secret>,
 }
 
 impl Topics {
     /// Reads `[topics]`; `prefix` is the source's `topic_prefix`.
     pub fn read(section: &mut Section<'_>, prefix: &str) -> Self {
-        let client = section.list("client", &[]);
-        let pairs = client.iter().filter_map(|pair| pair.split_once('='));
-        let pairs = pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect();
-        if client.iter().any(|pair| !pair.contains('=')) {
-            section.error("client", "found an item without `=`; expected items such as \"security.protocol=ssl\"");
-        }
         Self {
-            brokers: section.text("brokers", "127.0.0.1:9092"),
+            brokers: brokers(section),
             prefix: prefix.to_owned(),
-            partitions: section.number("partitions", 8, 1..=1024),
-            replication_factor: section.number("replication_factor", 1, 1..=15),
-            compaction_lag: Duration::from_millis(section.number("compaction_lag_ms", WEEK_MS, 60_000..=WEEK_MS * 520)),
-            history_retention: Duration::from_millis(section.number(
-                "history_retention_ms",
-                WEEK_MS,
-                60_000..=WEEK_MS * 520,
-            )),
-            client: pairs,
+            partitions: section.number("partitions", 8, 1..=1000),
+            replication_factor: section.number("replication_factor", 1, 1..=100),
+            compaction_lag: section.millis("compaction_lag_ms", WEEK_MS, 60_000..=WEEK_MS * 520),
+            history_retention: section.millis("history_retention_ms", WEEK_MS, 60_000..=WEEK_MS * 520),
+            client: client(section),
+            password: section.password(),
         }
     }
 
@@ -60,7 +53,11 @@ impl Topics {
     #[must_use]
     pub fn connection(&self, client_id: &str) -> Connection {
         let connection = Connection::new(&self.brokers, client_id);
-        self.client.iter().fold(connection, |connection, (name, value)| connection.with(name, value))
+        let connection = self.client.iter().fold(connection, |connection, (name, value)| connection.with(name, value));
+        match &self.password {
+            Some(password) => connection.with("sasl.password", password.expose()),
+            None => connection,
+        }
     }
 
     /// Returns the name of a state topic.
@@ -106,10 +103,7 @@ impl Topics {
             ]
         };
         let kept = |retention: &str| {
-            vec![
-                ("cleanup.policy".to_owned(), "delete".to_owned()),
-                ("retention.ms".to_owned(), retention.to_owned()),
-            ]
+            vec![("cleanup.policy".to_owned(), "delete".to_owned()), ("retention.ms".to_owned(), retention.to_owned())]
         };
         let states = self.states().into_iter().map(|name| self.spec(name, self.partitions, compacted()));
         let singles = [
@@ -122,11 +116,44 @@ impl Topics {
         states.chain(singles).collect()
     }
 
-    fn spec(&self, name: String, partitions: u32, mut settings: Vec<(String, String)>) -> TopicSpec {
+    fn spec(&self, name: String, partitions: i32, mut settings: Vec<(String, String)>) -> TopicSpec {
         settings.push(("max.message.bytes".to_owned(), LARGEST_RECORD_BYTES.to_string()));
         // Order is by append time for every reader, whatever the producer's clock says.
         settings.push(("message.timestamp.type".to_owned(), "LogAppendTime".to_owned()));
-        let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
-        TopicSpec { name, partitions, replication: i32::from(self.replication_factor), settings }
+        TopicSpec { name, partitions, replication: self.replication_factor, settings }
     }
+}
+
+/// Reads the brokers as the client wants them.
+fn brokers(section: &mut Section<'_>) -> String {
+    let brokers = section.list("brokers", &["127.0.0.1:9092"]);
+    if brokers.is_empty() {
+        section.error("brokers", "is empty; expected at least one \"host:port\"");
+    }
+    for broker in &brokers {
+        let port = broker.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        if port.is_none() {
+            section.error("brokers", format!("found {broker:?}; expected \"host:port\""));
+        }
+    }
+    brokers.join(",")
+}
+
+/// Reads more properties of the client; a password among them would be shown by whoever shows settings.
+fn client(section: &mut Section<'_>) -> Vec<(String, String)> {
+    let mut pairs = Vec::new();
+    for item in section.list("client", &[]) {
+        match item.split_once('=') {
+            Some((name, _)) if name.contains("password") => {
+                section.error(
+                    "client",
+                    format!("`{}` is a secret: set HIGHWATER_TOPICS_PASSWORD or password_file", name.trim()),
+                );
+            }
+            Some((name, value)) => pairs.push((name.trim().to_owned(), value.trim().to_owned())),
+            None => section
+                .error("client", format!("found {item:?}; expected \"name=value\", such as \"security.protocol=ssl\"")),
+        }
+    }
+    pairs
 }

@@ -61,7 +61,9 @@ impl Error {
             // A new session fences whatever is left of this one; a fenced one waits for the slot like any other.
             Self::Producer(error) => !matches!(error, ProducerError::Fatal { .. }),
             Self::SlotBusy { .. } => true,
-            Self::Lost { .. } | Self::TopicSettings(_) | Self::Mapping(_) | Self::Unexpected(_) | Self::Setup(_) => false,
+            Self::Lost { .. } | Self::TopicSettings(_) | Self::Mapping(_) | Self::Unexpected(_) | Self::Setup(_) => {
+                false
+            }
         }
     }
 }

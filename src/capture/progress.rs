@@ -199,12 +199,9 @@ pub fn decide_start(
             bound: progress.bound,
         }),
         SlotState::Invalidated => Err(Lost::SlotInvalidated { slot: slot_name.to_owned() }),
-        SlotState::At(slot_bound) if slot_bound > progress.bound => Err(Lost::Gap {
-            slot: slot_name.to_owned(),
-            slot_bound,
-            topic: topic.to_owned(),
-            bound: progress.bound,
-        }),
+        SlotState::At(slot_bound) if slot_bound > progress.bound => {
+            Err(Lost::Gap { slot: slot_name.to_owned(), slot_bound, topic: topic.to_owned(), bound: progress.bound })
+        }
         SlotState::At(_) => Ok(Start::Resume(progress)),
     }
 }

@@ -25,7 +25,7 @@ pub(super) struct Publisher {
     names: Names,
     sent: PerTopic<Counter>,
     source: Arc<str>,
-    partitions: u32,
+    partitions: i32,
     timeout: Duration,
     /// What the topics hold once everything sent so far is committed.
     pub(super) progress: Progress,
@@ -74,11 +74,7 @@ impl Publisher {
         Self {
             producer,
             sent: PerTopic { states: events.states.each_ref().map(sent), history: sent(&events.history) },
-            names: Names {
-                events,
-                progress: topics.progress(),
-                dead_letters: topics.dead_letters(),
-            },
+            names: Names { events, progress: topics.progress(), dead_letters: topics.dead_letters() },
             source: format!("/highwater/{source_name}").into(),
             partitions: topics.partitions,
             timeout,
@@ -98,7 +94,7 @@ impl Publisher {
 
     /// Returns the partitions of each state topic.
     pub(super) fn partitions(&self) -> u32 {
-        self.partitions
+        self.partitions.unsigned_abs()
     }
 
     /// Returns what stands in the topics for certain.
@@ -114,7 +110,7 @@ impl Publisher {
     /// Sends an event, and the tombstone behind a delete; `live` events are counted for the marks.
     pub(super) fn send(&mut self, draft: &Draft, live: bool) -> Result<(), Error> {
         let partition = match &draft.partition_by {
-            PartitionBy::Key(key) => partition_for(key, i32::try_from(self.partitions).unwrap_or(i32::MAX)),
+            PartitionBy::Key(key) => partition_for(key, self.partitions),
             PartitionBy::Exactly(partition) => i32::try_from(*partition).unwrap_or(i32::MAX),
         };
         self.begin_if_needed()?;
@@ -148,7 +144,13 @@ impl Publisher {
         let letter = json!({ "worker": "capture", "position": position, "row": row, "reason": reason });
         let headers = [("worker", &b"capture"[..]), ("reason", reason.as_bytes())];
         self.begin_if_needed()?;
-        self.producer.send(&self.names.dead_letters, 0, &position.text(), Some(letter.to_string().as_bytes()), &headers)?;
+        self.producer.send(
+            &self.names.dead_letters,
+            0,
+            &position.text(),
+            Some(letter.to_string().as_bytes()),
+            &headers,
+        )?;
         self.records += 1;
         Ok(())
     }
@@ -168,7 +170,7 @@ impl Publisher {
         self.marked = self.progress.bound;
         for (family, complete) in Family::ALL.into_iter().zip(complete) {
             let topic = self.names.events.of(Topic::State(family));
-            for partition in 0..self.partitions {
+            for partition in 0..self.partitions.unsigned_abs() {
                 self.mark_bytes.clear();
                 let mark = Mark {
                     source: &self.source,

@@ -77,7 +77,7 @@ impl Plan<'_> {
         let producer = self.fence()?;
         let progress = match (self.read_progress()?, slot_bound) {
             (Some(progress), _) => progress,
-            (None, Some(bound)) => Progress::beginning(source_system, bound, self.topics.partitions),
+            (None, Some(bound)) => Progress::beginning(source_system, bound, self.topics.partitions.unsigned_abs()),
             (None, None) => {
                 let topic = self.topics.progress();
                 return Err(Error::Unexpected(format!("topic `{topic}` lost its progress while capture started")));
@@ -104,7 +104,8 @@ impl Plan<'_> {
         if differences.is_empty() {
             return Ok(());
         }
-        let list = differences.iter().map(|difference| format!("{difference}: {}", difference.remedy(&self.topics.brokers)));
+        let list =
+            differences.iter().map(|difference| format!("{difference}: {}", difference.remedy(&self.topics.brokers)));
         Err(Error::TopicSettings(list.collect::<Vec<_>>().join("; ")))
     }
 
@@ -112,7 +113,9 @@ impl Plan<'_> {
         let described = describe_published(primary, &self.source.publication, self.settings.answer_timeout)?;
         if described.is_empty() {
             let publication = quote::identifier(&self.source.publication);
-            let message = format!("publication {publication} is missing or holds no table: run `CREATE PUBLICATION {publication} FOR TABLE …`");
+            let message = format!(
+                "publication {publication} is missing or holds no table: run `CREATE PUBLICATION {publication} FOR TABLE …`"
+            );
             return Err(Error::Setup(message));
         }
         Feeds::check(&self.source.map, described).map_err(Error::Mapping)
@@ -125,7 +128,9 @@ impl Plan<'_> {
         let record = self.runtime.block_on(last_record(&connection, &topic, 0, Isolation::ReadCommitted, timeout))?;
         let Some(value) = record.and_then(|record| record.value) else { return Ok(None) };
         let progress = serde_json::from_slice(&value);
-        progress.map(Some).map_err(|error| Error::Unexpected(format!("the newest record of topic `{topic}` is no progress: {error}")))
+        progress
+            .map(Some)
+            .map_err(|error| Error::Unexpected(format!("the newest record of topic `{topic}` is no progress: {error}")))
     }
 
     fn decide(
@@ -159,7 +164,7 @@ impl Plan<'_> {
             Start::AtSlot(bound) => Ok(Some(*bound)),
             Start::Fresh => {
                 let options = SlotOptions { temporary: false, failover: true };
-                let slot = replication.create_slot(&self.source.slot, &options, self.settings.answer_timeout)?;
+                let slot = replication.create_slot(&self.source.slot, options, self.settings.answer_timeout)?;
                 info!(slot = slot.name, at = %slot.consistent_point, "slot made");
                 let timeline = timelines.timeline_of(slot.consistent_point);
                 Ok(Some(Bound::at_lsn(timeline, slot.consistent_point.0)))
@@ -176,7 +181,7 @@ impl Plan<'_> {
             publications: &[&self.source.publication],
             streaming: Streaming::Off,
         };
-        Ok(replication.start_replication(options, self.settings.answer_timeout)?)
+        Ok(replication.start_replication(&options, self.settings.answer_timeout)?)
     }
 
     /// Fences every predecessor: what it left open is aborted, and it can commit nothing more.
@@ -186,7 +191,7 @@ impl Plan<'_> {
         settings.linger = self.settings.linger;
         settings.transaction_timeout = TRANSACTION_TIMEOUT;
         settings.message_timeout = self.settings.answer_timeout;
-        let mut producer = TransactionalProducer::new(&connection, settings)?;
+        let producer = TransactionalProducer::new(&connection, settings)?;
         let deadline = Instant::now() + self.settings.answer_timeout;
         loop {
             match producer.init(self.settings.answer_timeout) {

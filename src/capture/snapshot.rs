@@ -42,11 +42,19 @@ pub(super) struct Snapshot {
 
 enum State {
     /// Transactions that were under way when the stream began may have committed below it without being visible yet.
-    Settling { before: Option<u64> },
+    Settling {
+        before: Option<u64>,
+    },
     Idle,
-    Reading { overtaken: Overtaken },
+    Reading {
+        overtaken: Overtaken,
+    },
     /// The chunk waits until the stream reaches `high`.
-    Waiting { overtaken: Overtaken, rows: Vec<OwnedRow>, high: u64 },
+    Waiting {
+        overtaken: Overtaken,
+        rows: Vec<OwnedRow>,
+        high: u64,
+    },
     Done,
 }
 
@@ -142,7 +150,12 @@ impl Snapshot {
 
     /// Moves on as far as possible without waiting: settles, asks for a chunk, or takes one that was read. `primary` is
     /// asked for bounds.
-    pub(super) fn advance(&mut self, primary: &mut Connection, ledger: &Ledger, timeout: Duration) -> Result<(), Error> {
+    pub(super) fn advance(
+        &mut self,
+        primary: &mut Connection,
+        ledger: &Ledger,
+        timeout: Duration,
+    ) -> Result<(), Error> {
         match &mut self.state {
             State::Settling { before } => {
                 let now = primary.current_snapshot(timeout)?;
@@ -230,7 +243,7 @@ fn next_high(primary: &mut Connection, timeout: Duration) -> Result<u64, Error> 
     const TOUCH: &str = "SELECT pg_logical_emit_message(true, 'highwater.snapshot', '')";
     primary.simple_query(TOUCH, timeout)?;
     let rows = primary.simple_query("SELECT pg_current_wal_insert_lsn()", timeout)?;
-    let text = rows.single(0).unwrap_or_default().to_owned();
+    let text = rows.single()?.to_owned();
     let high: highwater_postgres::Lsn =
         text.parse().map_err(|_| Error::Protocol(format!("pg_current_wal_insert_lsn() gave `{text}`")))?;
     primary.simple_query(TOUCH, timeout)?;
@@ -256,8 +269,7 @@ fn chunk_sql(described: &Described, table: &Table, after: &[String], rows: u32) 
         let literals: Vec<String> = after.iter().map(|text| quote::literal(text)).collect();
         conditions.push(format!("ROW({key}) > ROW({})", literals.join(", ")));
     }
-    let condition =
-        if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
+    let condition = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
     format!(
         "SELECT {} FROM {}{condition} ORDER BY {key} LIMIT {rows}",
         described.select_list(),

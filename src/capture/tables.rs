@@ -80,7 +80,13 @@ impl Described {
 }
 
 /// Returns a table of which the catalogue knows nothing any more: what the log itself says of it.
-pub(super) fn table_of_the_log(schema: &str, name: &str, columns: &[StreamColumn<'_>], key: Vec<usize>, full: bool) -> Table {
+pub(super) fn table_of_the_log(
+    schema: &str,
+    name: &str,
+    columns: &[StreamColumn<'_>],
+    key: Vec<usize>,
+    full: bool,
+) -> Table {
     let identity = if full { Identity::Full } else { Identity::Columns(key.clone()) };
     Table {
         name: plain_name(schema, name),

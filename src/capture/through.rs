@@ -70,13 +70,7 @@ impl ThroughRows for Asking<'_> {
         }
         let step = self.memory.steps.get(table).ok_or_else(unknown)?;
         let key_text = std::str::from_utf8(key).map_err(|_| unknown())?;
-        let sql = format!(
-            "SELECT {} FROM {} WHERE {} = {}",
-            step.part,
-            step.table,
-            step.key,
-            quote::literal(key_text)
-        );
+        let sql = format!("SELECT {} FROM {} WHERE {} = {}", step.part, step.table, step.key, quote::literal(key_text));
         let rows = self.primary.simple_query(&sql, self.timeout).map_err(|error| {
             warn!(table, error = %error, "could not ask for the part of a row one step away");
             unknown()

@@ -68,14 +68,16 @@ impl Work {
             Message::Update(update) => self.row(update.relation, SentRow::Update(update.old, update.new))?,
             Message::Delete(delete) => self.row(delete.relation, SentRow::Delete(delete.old))?,
             Message::Truncate(truncate) => {
-                for relation in truncate.relations {
+                for relation in truncate.relations.iter() {
                     self.truncation(relation)?;
                 }
             }
             Message::Logical(message) => self.context(&message),
             Message::Origin(_) | Message::Type(_) => {}
             Message::StreamStart(_) | Message::StreamStop | Message::StreamCommit(_) | Message::StreamAbort(_) => {
-                return Err(Error::Unexpected("the server streams a transaction in progress, which was not asked for".into()));
+                return Err(Error::Unexpected(
+                    "the server streams a transaction in progress, which was not asked for".into(),
+                ));
             }
         }
         Ok(Step::On)

@@ -22,7 +22,7 @@ pub use problems::{ConfigErrors, Problem, instead, nearest};
 pub use secret::Secret;
 pub use section::Section;
 pub use server::Server;
-pub use source::{OnLostSlot, Source, Topics};
+pub use source::Source;
 
 #[cfg(test)]
 mod tests;

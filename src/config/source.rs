@@ -24,36 +24,13 @@ pub struct Source {
     pub publication: String,
     /// Start of every topic's name, before the dot.
     pub topic_prefix: String,
-    /// What to do when the log has a gap that no restart closes.
-    pub on_lost_slot: OnLostSlot,
     /// How rows become events.
     pub map: Vec<EntrySpec>,
-}
-
-/// What to do when the slot is lost, recreated by hand or behind another timeline, or the topics are behind it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnLostSlot {
-    /// Stop and say what was found.
-    Error,
-    /// Read every table again.
-    Resnapshot,
-}
-
-/// The section `[topics]`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Topics {
-    /// Kafka's brokers to start from, `host:port` each.
-    pub brokers: Vec<String>,
-    /// Copies of every partition.
-    pub replication_factor: i32,
-    /// Partitions of each state topic; fixed once the topics are made.
-    pub partitions: i32,
 }
 
 impl Source {
     /// Reads the section.
     pub fn read(section: &mut Section<'_>) -> Self {
-        let losses = [("error", OnLostSlot::Error), ("resnapshot", OnLostSlot::Resnapshot)];
         Self {
             name: name(section, "name", "shop", "-_."),
             database: section.server(
@@ -64,29 +41,7 @@ impl Source {
             slot: name(section, "slot", "highwater", "_"),
             publication: section.text("publication", "highwater"),
             topic_prefix: name(section, "topic_prefix", "catalog", "-_."),
-            on_lost_slot: section.choice("on_lost_slot", &losses, OnLostSlot::Error),
             map: Some(read_map(section)).filter(|map| !map.is_empty()).unwrap_or_else(default_map),
-        }
-    }
-}
-
-impl Topics {
-    /// Reads the section.
-    pub fn read(section: &mut Section<'_>) -> Self {
-        let brokers = section.list("brokers", &["127.0.0.1:9092"]);
-        if brokers.is_empty() {
-            section.error("brokers", "is empty; expected at least one \"host:port\"");
-        }
-        for broker in &brokers {
-            let port = broker.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-            if port.is_none() {
-                section.error("brokers", format!("found {broker:?}; expected \"host:port\""));
-            }
-        }
-        Self {
-            brokers,
-            replication_factor: section.number("replication_factor", 1, 1..=100),
-            partitions: section.number("partitions", 8, 1..=1000),
         }
     }
 }
