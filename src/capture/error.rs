@@ -48,7 +48,7 @@ pub enum Error {
 }
 
 fn list(errors: &[MappingError]) -> String {
-    errors.iter().map(|error| format!("\n  {error}")).collect()
+    errors.iter().fold(String::new(), |list, error| list + "\n  " + &error.to_string())
 }
 
 impl Error {

@@ -65,14 +65,13 @@ impl Feeds {
         }
         let columns: Vec<StreamColumn<'_>> =
             relation.columns.into_iter().map(|column| (column.name, column.type_oid)).collect();
-        let table = match self.described.get(&relation.oid) {
-            Some(described) => described.table_as_of(&columns),
-            None => {
-                let full = relation.identity == ReplicaIdentity::Full;
-                let keys = relation.columns.into_iter().enumerate().filter(|(_, column)| column.key);
-                let key = keys.map(|(at, _)| at).collect();
-                table_of_the_log(relation.namespace, relation.name, &columns, key, full)
-            }
+        let table = if let Some(described) = self.described.get(&relation.oid) {
+            described.table_as_of(&columns)
+        } else {
+            let full = relation.identity == ReplicaIdentity::Full;
+            let keys = relation.columns.into_iter().enumerate().filter(|(_, column)| column.key);
+            let key = keys.map(|(at, _)| at).collect();
+            table_of_the_log(relation.namespace, relation.name, &columns, key, full)
         };
         let feed = feed(table, &self.specs, &self.described);
         if let Some(reason) = &feed.broken {
@@ -142,16 +141,16 @@ fn compile_entry(
 ) -> Result<Entry, Vec<MappingError>> {
     let siblings: Vec<&EntrySpec> = specs.iter().filter(|other| other.table.value == spec.table.value).collect();
     let part_encoding = match &spec.part.value {
-        PartSpec::Through { through, .. } => match through_part(through, specs, described) {
-            Some((_, column)) => column,
-            None => {
+        PartSpec::Column(_) | PartSpec::None => Encoding::Text,
+        PartSpec::Through { through, .. } => {
+            let Some((_, encoding)) = through_part(through, specs, described) else {
                 let message = format!(
                     "table `{through}` must have an entry of its own whose part is a column, and a primary key of one column"
                 );
                 return Err(vec![MappingError { place: spec.part.place.clone(), message }]);
-            }
-        },
-        PartSpec::Column(_) | PartSpec::None => Encoding::Text,
+            };
+            encoding
+        }
     };
     compile(spec, &siblings, table, part_encoding)
 }

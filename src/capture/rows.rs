@@ -15,6 +15,7 @@ use crate::events::row::{Change, Row, Table, Value};
 use crate::events::state::{write_state_events, write_truncation};
 
 /// A change of one row as the log sends it.
+#[derive(Clone, Copy)]
 pub(super) enum SentRow<'a> {
     Insert(TupleData<'a>),
     Update(OldRow<'a>, TupleData<'a>),
@@ -175,9 +176,8 @@ fn old_values<'a>(table: &Table, old: &OldRow<'a>) -> Option<Vec<Value<'a>>> {
 /// Takes note of which part a row belongs to, if rows of other tables ask for it.
 fn learn(through: &mut Memory, feed: &Feed, change: Change<'_>) {
     let table = &feed.table;
-    let (true, [key], Some(row)) = (through.watches(&table.name), &table.primary_key[..], new_or_old(change)) else {
-        return;
-    };
+    let row = new_or_old(change);
+    let (true, [key]) = (through.watches(&table.name), &table.primary_key[..]) else { return };
     let part = feed.entries.iter().find_map(|entry| match entry.part() {
         Part::Column { column, .. } => Some(*column),
         Part::None | Part::Through { .. } => None,
@@ -203,16 +203,16 @@ fn overtake(snapshot: &mut Snapshot, table: &Table, entry: usize, change: Change
     }
 }
 
-fn new_or_old(change: Change<'_>) -> Option<Row<'_>> {
+fn new_or_old(change: Change<'_>) -> Row<'_> {
     match change {
-        Change::Insert { new } | Change::Snapshot { new } | Change::Update { new, .. } => Some(new),
-        Change::Delete { old } => Some(old),
+        Change::Insert { new } | Change::Snapshot { new } | Change::Update { new, .. } => new,
+        Change::Delete { old } => old,
     }
 }
 
 /// Returns where an operator finds the row: table and key, no other data.
 fn reference(table: &Table, change: Change<'_>) -> String {
-    let row = new_or_old(change).unwrap_or(&[]);
+    let row = new_or_old(change);
     let key = key_of(table, row);
     let key = String::from_utf8_lossy(&key).trim_end_matches('\0').replace('\0', ",");
     format!("{}/{key}", table.name)

@@ -31,7 +31,7 @@ use crate::topics::Topics;
 
 /// Longest time between two commits of one Kafka transaction: the broker's own limit
 /// (`transaction.max.timeout.ms`, 15 minutes by default). A source transaction is never split over two.
-const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+const TRANSACTION_TIMEOUT: Duration = Duration::from_mins(15);
 
 /// What a session is made of.
 pub(super) struct Plan<'a> {

@@ -250,7 +250,7 @@ fn next_high(primary: &mut Connection, timeout: Duration) -> Result<u64, Error> 
     Ok(start_of_page_if_just_past_its_header(high.0))
 }
 
-/// The insert position skips a page's header (XLogPageHeaderData, 24 bytes; 40 on a segment's first page), where no
+/// The insert position skips a page's header (`XLogPageHeaderData`, 24 bytes; 40 on a segment's first page), where no
 /// record ends: nothing would ever reach it on an idle server.
 fn start_of_page_if_just_past_its_header(lsn: u64) -> u64 {
     const PAGE: u64 = 8192;

@@ -134,12 +134,11 @@ impl<'a> Loop<'a> {
                 work.publisher.mark(complete)?;
                 self.last_mark = now;
             }
-            if let Some((opened, records)) = work.publisher.open_transaction() {
-                if now >= opened + self.settings.transaction || records >= self.settings.transaction_records {
+            if let Some((opened, records)) = work.publisher.open_transaction()
+                && (now >= opened + self.settings.transaction || records >= self.settings.transaction_records) {
                     work.publisher.commit()?;
                     self.acknowledge(false)?;
                 }
-            }
         }
         if now >= self.last_status + IDLE {
             // A keepalive is asked for: none comes unasked in quiet seconds.

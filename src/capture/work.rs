@@ -124,10 +124,9 @@ impl Work {
     }
 
     fn context(&mut self, message: &LogicalMessage<'_>) {
-        if let (true, Some(transaction)) = (message.transactional, &mut self.transaction) {
-            if message.prefix == CONTEXT_PREFIX {
+        if let (true, Some(transaction)) = (message.transactional, &mut self.transaction)
+            && message.prefix == CONTEXT_PREFIX {
                 transaction.context = context_json(message.content);
             }
-        }
     }
 }
