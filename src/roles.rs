@@ -7,6 +7,7 @@ use crate::capture;
 use crate::config::{ConfigErrors, Document, Source};
 use crate::operate;
 use crate::topics::Topics;
+use crate::workers::cache;
 
 /// What a process can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +31,8 @@ pub struct Config {
     pub topics: Topics,
     /// `[capture]`.
     pub capture: capture::Settings,
+    /// `[cache]`.
+    pub cache: cache::Settings,
     /// `[operate]`.
     pub operate: operate::Settings,
 }
@@ -89,10 +92,14 @@ impl Config {
         let mut section = document.section("topics");
         let topics = Topics::read(&mut section, &source.topic_prefix);
         section.finish();
+        let mut section = document.section("cache");
+        let cache = cache::Settings::read(&mut section, &source.map);
+        section.finish();
         Self {
             source,
             topics,
             capture: section!("capture", capture::Settings),
+            cache,
             operate: section!("operate", operate::Settings),
         }
     }

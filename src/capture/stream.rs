@@ -135,10 +135,11 @@ impl<'a> Loop<'a> {
                 self.last_mark = now;
             }
             if let Some((opened, records)) = work.publisher.open_transaction()
-                && (now >= opened + self.settings.transaction || records >= self.settings.transaction_records) {
-                    work.publisher.commit()?;
-                    self.acknowledge(false)?;
-                }
+                && (now >= opened + self.settings.transaction || records >= self.settings.transaction_records)
+            {
+                work.publisher.commit()?;
+                self.acknowledge(false)?;
+            }
         }
         if now >= self.last_status + IDLE {
             // A keepalive is asked for: none comes unasked in quiet seconds.

@@ -125,8 +125,9 @@ impl Work {
 
     fn context(&mut self, message: &LogicalMessage<'_>) {
         if let (true, Some(transaction)) = (message.transactional, &mut self.transaction)
-            && message.prefix == CONTEXT_PREFIX {
-                transaction.context = context_json(message.content);
-            }
+            && message.prefix == CONTEXT_PREFIX
+        {
+            transaction.context = context_json(message.content);
+        }
     }
 }

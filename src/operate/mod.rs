@@ -1,6 +1,7 @@
 //! What an operator sees of a running process, and how it is watched.
 
 mod listener;
+pub mod replay;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;

@@ -1,3 +1,7 @@
 //! The workers: each keeps one copy at the high-water mark.
 
 pub mod audit;
+pub mod cache;
+mod commit_age;
+
+pub use commit_age::commit_age;

@@ -260,10 +260,7 @@ impl Cache {
             let part = parts.next().ok_or_else(|| self.answer("lookup"))?;
             FromRedisValue::from_redis_value(part).map_err(|_| self.answer("lookup"))
         };
-        let stamp = |bytes: Vec<u8>| {
-            let text = bytes.try_into().map_err(|_| self.answer("lookup"))?;
-            Stamp::new(text).map_err(|_| self.answer("lookup"))
-        };
+        let stamp = |bytes: Vec<u8>| Stamp::try_from(bytes.as_slice()).map_err(|_| self.answer("lookup"));
         match next()?.as_slice() {
             b"hit" => {
                 let (mark, low, high) = (stamp(next()?)?, stamp(next()?)?, stamp(next()?)?);

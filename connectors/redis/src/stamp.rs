@@ -19,16 +19,14 @@ impl Stamp {
     /// Width of the text in bytes.
     pub const LENGTH: usize = 34;
 
-    /// Takes a text after checking its form.
+    /// Takes a text that was made in this form; one that comes from outside is parsed instead.
     ///
-    /// # Errors
-    /// [`NotAStamp`] for every other form, lower case included, because it sorts elsewhere.
-    pub fn new(text: [u8; Self::LENGTH]) -> Result<Self, NotAStamp> {
-        let fits = text.iter().enumerate().all(|(i, byte)| match i {
-            8 | 25 => *byte == b'-',
-            _ => matches!(byte, b'0'..=b'9' | b'A'..=b'F'),
-        });
-        fits.then_some(Self(text)).ok_or(NotAStamp)
+    /// # Panics
+    /// If the text has another form, whose order would not be its order in time.
+    #[must_use]
+    pub fn new(text: [u8; Self::LENGTH]) -> Self {
+        assert!(sorts(&text), "no stamp: {:?}", String::from_utf8_lossy(&text));
+        Self(text)
     }
 
     /// Returns the text.
@@ -39,11 +37,28 @@ impl Stamp {
     }
 }
 
+/// Lower case is refused, because it sorts elsewhere.
+fn sorts(text: &[u8; Stamp::LENGTH]) -> bool {
+    text.iter().enumerate().all(|(i, byte)| match i {
+        8 | 25 => *byte == b'-',
+        _ => matches!(byte, b'0'..=b'9' | b'A'..=b'F'),
+    })
+}
+
+impl TryFrom<&[u8]> for Stamp {
+    type Error = NotAStamp;
+
+    fn try_from(text: &[u8]) -> Result<Self, NotAStamp> {
+        let text = text.try_into().map_err(|_| NotAStamp)?;
+        sorts(&text).then_some(Self(text)).ok_or(NotAStamp)
+    }
+}
+
 impl FromStr for Stamp {
     type Err = NotAStamp;
 
     fn from_str(text: &str) -> Result<Self, NotAStamp> {
-        Self::new(text.as_bytes().try_into().map_err(|_| NotAStamp)?)
+        text.as_bytes().try_into()
     }
 }
 
