@@ -44,7 +44,8 @@ const AGAIN: Patience = Patience {
 
 /// Captures until the shutdown. Blocks: it belongs on a thread of its own.
 ///
-/// A session that ends by a fault that may pass is followed by another.
+/// A session that ends by a fault that may pass is followed by another; before the first has worked, for at most
+/// `start_deadline`.
 ///
 /// # Errors
 /// A fault that only an operator can mend.
@@ -52,27 +53,30 @@ pub fn run(
     source: &Source,
     settings: &Settings,
     topics: &Topics,
+    start_deadline: Duration,
     runtime: &Handle,
     shutdown: &Shutdown,
     standing: &Standing,
 ) -> Result<(), Error> {
     let plan = Plan { source, settings, topics, runtime };
+    let began = Instant::now();
+    let mut worked = false;
     let mut attempts = Attempts::new(AGAIN);
     while !shutdown.is_cancelled() {
-        let started = Instant::now();
         let outcome = plan.open().and_then(|session| {
             standing.ready();
+            worked = true;
+            attempts = Attempts::new(AGAIN);
             Loop::new(session, settings, shutdown).run()
         });
         let Err(error) = outcome else { return Ok(()) };
-        if !error.is_transient() {
+        // Another capture at work is no fault: this one stands by, however long that takes.
+        let stands_by = matches!(error, Error::SlotBusy { .. });
+        if !error.is_transient() || (!worked && !stands_by && began.elapsed() > start_deadline) {
             return Err(error);
         }
         standing.waits_for(error.to_string());
         counter!("highwater_capture_sessions_ended_total").increment(1);
-        if started.elapsed() > Duration::from_secs(10) {
-            attempts = Attempts::new(AGAIN);
-        }
         let pause = attempts.failed(Duration::ZERO).unwrap_or(AGAIN.longest);
         warn!(error = %error, server = %source.database, brokers = topics.brokers, retry_in = ?pause, "capture will start a new session");
         runtime.block_on(async { tokio::time::timeout(pause, shutdown.cancelled()).await.ok() });

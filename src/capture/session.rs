@@ -90,7 +90,8 @@ impl Plan<'_> {
     fn database(&self) -> Result<ConnectConfig, Error> {
         let server = &self.source.database;
         let config = ConnectConfig::parse(server.url()).map_err(|error| Error::Setup(error.to_string()))?;
-        let config = config.with_application_name("highwater capture");
+        // Short, so that a capture that hangs gives the slot up within seconds for the one that stands by.
+        let config = config.with_application_name("highwater capture").with_parameter("wal_sender_timeout", "10s");
         Ok(match server.password() {
             Some(password) => config.with_password(Secret::new(password.expose().to_owned())),
             None => config,

@@ -51,3 +51,45 @@ impl Transaction {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::draft::Heading;
+    use crate::events::mapping::spec::Family;
+
+    fn event(transaction: &mut Transaction, topic: Topic) -> Draft {
+        let seq = transaction.next_seq();
+        let stamp = transaction.stamp("/highwater/shop");
+        let heading = Heading { id_tail: &[b"x"], subject: b"part/1", entity: b"1" };
+        let mut draft = Draft::begin(topic, &stamp, stamp.position(seq), "stock.updated", heading);
+        draft.finish(|out| out.extend_from_slice(b"{}"));
+        draft
+    }
+
+    fn is_last(draft: &Draft) -> bool {
+        String::from_utf8_lossy(&draft.value).contains("\"last\":true")
+    }
+
+    #[test]
+    fn only_the_last_event_of_each_topic_says_so() {
+        let (stock, price) = (Topic::State(Family::Stock), Topic::State(Family::Price));
+        let mut transaction = Transaction::begin(1, 16, 0, 7);
+        let mut sent = Vec::new();
+        for topic in [stock, price, stock, stock] {
+            let draft = event(&mut transaction, topic);
+            sent.extend(transaction.push(draft));
+        }
+        assert!(sent.iter().all(|draft| !is_last(draft) && draft.topic == stock));
+        let last: Vec<Draft> = transaction.end().collect();
+        assert!(last.iter().all(is_last));
+        let places: Vec<_> = last.iter().map(|draft| (draft.topic, draft.position.seq)).collect();
+        assert_eq!(places, [(stock, 6), (price, 2)]);
+    }
+
+    #[test]
+    fn ordinals_go_in_steps_of_two_so_that_a_move_has_room_for_both_its_events() {
+        let mut transaction = Transaction::begin(1, 16, 0, 7);
+        assert_eq!([transaction.next_seq(), transaction.next_seq(), transaction.next_seq()], [0, 2, 4]);
+    }
+}
