@@ -24,6 +24,9 @@ give_to_postgres() {
     ((EUID != 0)) || chown postgres: "$1"
 }
 
+# Asked by stat, since access(2), and so test -x, ignores capabilities.
+reaches_folder() { "${AS_POSTGRES[@]}" stat "$DIR/conf" >/dev/null 2>&1; }
+
 # As root, lets the postgres account reach $DIR. Folders are opened for traversal only from build/ down; where a folder above
 # is closed (a checkout in root's home, a folder of mktemp's), the servers get the right to search closed folders instead.
 open_folders_to_postgres() {
@@ -35,9 +38,9 @@ open_folders_to_postgres() {
         folder=${folder%/*}
         chmod o+x "$folder"
     done
-    "${AS_POSTGRES[@]}" test -x "$DIR" && return
+    reaches_folder && return
     AS_POSTGRES+=(--inh-caps=+dac_read_search --ambient-caps=+dac_read_search)
-    "${AS_POSTGRES[@]}" test -x "$DIR" || fail "the account 'postgres' cannot reach $DIR; chmod o+x the folders above it"
+    reaches_folder || fail "the account 'postgres' cannot reach $DIR; chmod o+x the folders above it"
 }
 
 write_postgres_conf() {
