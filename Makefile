@@ -18,7 +18,7 @@ stack-up: install  ## Start PostgreSQL with two replicas, Redis and Kafka; their
 stack-down:  ## Stop them; the data stay (scripts/stack down --wipe removes them)
 	@scripts/stack down
 
-lint: install  ## Check format, lints, documentation, shell scripts and licences
+lint:  ## Check format, lints, docs, shell scripts and licences
 	@scripts/lint
 
 check-compose:  ## Validate docker-compose.yml, without a Docker engine
