@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod config;
+pub mod deliver;
 pub mod events;
 pub mod operate;
 pub mod position;

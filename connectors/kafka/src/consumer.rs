@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use crate::connection::{Connection, Events};
 use crate::error::{Error, is_refusal};
+use crate::probe::Probe;
 use crate::record::{ConsumerSettings, Record, Start, Watermarks};
 
 /// The queues are looked at this often even if no wake-up came: main-queue events carry none.
@@ -29,6 +30,8 @@ struct Queue {
     position: i64,
     /// The last thing the broker said was that nothing stands at `position` yet.
     at_end: bool,
+    /// Records are left where they are for now.
+    held: bool,
 }
 
 /// A reader of assigned partitions.
@@ -108,7 +111,7 @@ impl Consumer {
             .ok_or_else(|| Error::UnknownPartition { topic: start.topic.clone(), partition: start.partition })?;
         let wake = Arc::clone(&self.wake);
         inner.set_nonempty_callback(move || wake.notify_one());
-        Ok(Queue { topic, partition: start.partition, inner, position: start.offset, at_end: false })
+        Ok(Queue { topic, partition: start.partition, inner, position: start.offset, at_end: false, held: false })
     }
 
     /// Goes on reading one assigned partition at `offset`; the others are not disturbed.
@@ -159,6 +162,9 @@ impl Consumer {
         self.first = if count == 0 { 0 } else { (self.first + 1) % count };
         for i in 0..count {
             let queue = &mut self.queues[(self.first + i) % count];
+            if queue.held {
+                continue;
+            }
             while batch.len() < max_records && room > 0 {
                 match queue.take() {
                     Ok(Some(record)) => {
@@ -178,6 +184,16 @@ impl Consumer {
             }
         }
         Ok(batch)
+    }
+
+    /// Leaves the records of one assigned partition where they are, or takes them again; what is fetched ahead is bounded.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownPartition`] for one that is not assigned.
+    pub fn hold(&mut self, topic: &str, partition: i32, held: bool) -> Result<(), Error> {
+        find(&mut self.queues, topic, partition)?.held = held;
+        Ok(())
     }
 
     fn serve_main_queue(&self) -> Result<(), Error> {
@@ -230,10 +246,7 @@ impl Consumer {
     ///
     /// Transient when no answer comes within `timeout`.
     pub async fn watermarks(&self, topic: &str, partition: i32, timeout: Duration) -> Result<Watermarks, Error> {
-        let what = format!("tell the ends of {topic}[{partition}]");
-        let name = topic.to_owned();
-        let (low, high) = self.blocking(what, move |client| client.fetch_watermarks(&name, partition, timeout)).await?;
-        Ok(Watermarks { low, high })
+        self.probe().watermarks(topic, partition, timeout).await
     }
 
     /// Asks for the first offset at or after a time (milliseconds since 1970); `None` where all records are older.
@@ -251,6 +264,7 @@ impl Consumer {
         let what = format!("tell the offset of a time in {topic}[{partition}]");
         let name = topic.to_owned();
         let found = self
+            .probe()
             .blocking(what, move |client| {
                 let mut times = TopicPartitionList::new();
                 times.add_partition_offset(&name, partition, Offset::Offset(time_ms))?;
@@ -271,6 +285,7 @@ impl Consumer {
     pub async fn partitions(&self, topic: &str, timeout: Duration) -> Result<Option<i32>, Error> {
         let name = topic.to_owned();
         let metadata = self
+            .probe()
             .blocking(format!("describe {topic}"), move |client| client.fetch_metadata(Some(&name), timeout))
             .await
             .map_err(|error| match error {
@@ -281,6 +296,12 @@ impl Consumer {
             })?;
         let found = metadata.topics().iter().find(|t| t.name() == topic && t.error().is_none());
         Ok(found.and_then(|t| i32::try_from(t.partitions().len()).ok()).filter(|&count| count > 0))
+    }
+
+    /// Returns what asks for watermarks from another task, while this reader goes on.
+    #[must_use]
+    pub fn probe(&self) -> Probe {
+        Probe { client: Arc::clone(&self.client) }
     }
 
     /// Commits the positions for display in tools; nothing reads them back. Does not wait.
@@ -295,19 +316,6 @@ impl Consumer {
                 .map_err(|error| Error::of("commit offsets for display", error))?;
         }
         self.client.commit(&list, CommitMode::Async).map_err(|error| Error::of("commit offsets for display", error))
-    }
-
-    /// Runs a question that blocks on a thread for that.
-    async fn blocking<T: Send + 'static>(
-        &self,
-        what: String,
-        question: impl FnOnce(&BaseConsumer<Events>) -> Result<T, KafkaError> + Send + 'static,
-    ) -> Result<T, Error> {
-        let client = Arc::clone(&self.client);
-        match tokio::task::spawn_blocking(move || question(&client)).await {
-            Ok(answer) => answer.map_err(|error| Error::of(what, error)),
-            Err(_) => Err(Error::Transient { what, source: KafkaError::Canceled }),
-        }
     }
 }
 

@@ -7,6 +7,7 @@
 //!   that is gone is an error.
 //! - [`last`]: the newest record of a partition, whatever aborted tail stands behind it.
 //! - [`admin`]: topics made and compared with what they should be.
+//! - [`writer`]: single records, such as dead letters.
 //! - [`partition`]: which partition a key belongs to, as Java clients compute it.
 
 pub mod admin;
@@ -15,8 +16,10 @@ pub mod consumer;
 pub mod error;
 pub mod last;
 pub mod partition;
+pub mod probe;
 pub mod producer;
 pub mod record;
+pub mod writer;
 
 pub use admin::{Admin, Difference, TopicSpec};
 pub use connection::{Connection, Isolation};
@@ -24,5 +27,7 @@ pub use consumer::Consumer;
 pub use error::Error;
 pub use last::last_record;
 pub use partition::{murmur2, partition_for};
+pub use probe::Probe;
 pub use producer::{ProducerError, ProducerSettings, TransactionalProducer};
 pub use record::{ConsumerSettings, Record, Start, Watermarks};
+pub use writer::Writer;

@@ -1,0 +1,65 @@
+//! Single records outside of transactions, such as dead letters. Promise: what was sent is on the brokers.
+
+use std::time::Duration;
+
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+
+use crate::connection::{Connection, Events, MAX_RECORD_BYTES};
+use crate::error::Error;
+
+/// Writes one record at a time and waits for all replicas to have it.
+pub struct Writer {
+    client: FutureProducer<Events>,
+}
+
+impl Writer {
+    /// Makes the client; nothing is sent yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] or [`Error::Refused`] for settings that librdkafka does not take.
+    pub fn new(connection: &Connection) -> Result<Self, Error> {
+        let mut config = connection.config();
+        config
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "0")
+            .set("message.max.bytes", MAX_RECORD_BYTES.to_string())
+            .set("message.timeout.ms", "10000");
+        let client = FutureProducer::from_config_and_context(&config, Events::default())
+            .map_err(|error| Error::of("make a producer", error))?;
+        Ok(Self { client })
+    }
+
+    /// Sends one record and waits until the brokers have it.
+    ///
+    /// # Errors
+    ///
+    /// Transient after ten seconds without an answer: the record may be there or not, so sending again can double it.
+    pub async fn send(
+        &self,
+        topic: &str,
+        partition: i32,
+        key: &[u8],
+        value: Option<&[u8]>,
+        headers: &[(&str, &[u8])],
+    ) -> Result<(), Error> {
+        let owned = headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), |all, &(key, value)| {
+            all.insert(Header { key, value: Some(value) })
+        });
+        let record = FutureRecord {
+            topic,
+            partition: Some(partition),
+            payload: value,
+            key: Some(key),
+            timestamp: None,
+            headers: Some(owned),
+        };
+        match self.client.send(record, Duration::from_secs(1)).await {
+            Ok(_) => Ok(()),
+            Err((error, _)) => Err(Error::of(format!("write to {topic}[{partition}]"), error)),
+        }
+    }
+}

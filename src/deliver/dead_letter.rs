@@ -1,0 +1,33 @@
+//! Records that no attempt can apply, put where an operator finds them, with their original bytes.
+
+use highwater_kafka::{Error, Record, Writer};
+
+/// Headers that say where a dead letter comes from; the record's own headers follow them.
+const REASON: &str = "reason";
+const WORKER: &str = "worker";
+const TOPIC: &str = "topic";
+const PARTITION: &str = "partition";
+const OFFSET: &str = "offset";
+const KEY: &str = "key";
+
+/// Writes a record to the dead letters. Its key there is `<worker>/<topic>/<partition>/<offset>`, the same at every attempt.
+pub(super) async fn write(
+    writer: &Writer,
+    dead_letters: &str,
+    worker: &str,
+    record: &Record,
+    reason: &str,
+) -> Result<(), Error> {
+    let (partition, offset) = (record.partition.to_string(), record.offset.to_string());
+    let key = format!("{worker}/{}/{partition}/{offset}", record.topic);
+    let mut headers: Vec<(&str, &[u8])> = vec![
+        (REASON, reason.as_bytes()),
+        (WORKER, worker.as_bytes()),
+        (TOPIC, record.topic.as_bytes()),
+        (PARTITION, partition.as_bytes()),
+        (OFFSET, offset.as_bytes()),
+        (KEY, &record.key),
+    ];
+    headers.extend(record.headers.iter().map(|(name, value)| (name.as_str(), value.as_ref())));
+    writer.send(dead_letters, 0, key.as_bytes(), record.value.as_deref(), &headers).await
+}

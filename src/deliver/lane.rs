@@ -1,0 +1,176 @@
+//! One partition on its way to the worker: what was read and is not applied yet.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use highwater_kafka::Record;
+use metrics::counter;
+use tracing::error;
+
+use super::backoff::{Backoff, chance};
+use super::counted::Counted;
+use super::newer::NewerOnly;
+use super::worker::{Item, Partition};
+use crate::events::envelope::{Envelope, POSITION_HEADER};
+use crate::position::{Bound, Position};
+
+pub(super) struct Lane {
+    pub(super) partition: Partition,
+    newer: NewerOnly,
+    counted: Counted,
+    /// Let through by the filter, not applied.
+    pub(super) pending: Vec<Record>,
+    /// Behind everything read.
+    pub(super) next_offset: i64,
+    /// Something is to be applied, if only `next_offset`.
+    pub(super) dirty: bool,
+    attempts: u32,
+    /// When the next attempt is due, while the lane waits.
+    pub(super) due: Option<Instant>,
+    /// What the last mark was appended at, milliseconds since 1970.
+    marked_ms: Option<i64>,
+}
+
+/// What became of a record that was read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// Kept for the worker, or dropped because it is not newer.
+    Fine,
+    /// It is no event; for the dead letters.
+    NoEvent(Record, String),
+}
+
+/// What the filter must know of a record.
+enum Head {
+    Event { position: Position, id: Box<str>, live: bool },
+    Mark { bound: Bound, count: u64 },
+}
+
+impl Lane {
+    pub(super) fn new(partition: Partition) -> Self {
+        Self {
+            partition,
+            newer: NewerOnly::default(),
+            counted: Counted::default(),
+            pending: Vec::new(),
+            next_offset: 0,
+            dirty: false,
+            attempts: 0,
+            due: None,
+            marked_ms: None,
+        }
+    }
+
+    /// Forgets everything read; reading goes on at `offset`.
+    pub(super) fn restart(&mut self, offset: i64, newest: Option<Position>) {
+        *self = Self {
+            newer: NewerOnly::behind(newest),
+            next_offset: offset,
+            attempts: self.attempts,
+            due: self.due,
+            ..Self::new(self.partition.clone())
+        };
+    }
+
+    /// Takes a record that was read: keeps it if it is newer, and counts.
+    pub(super) fn take(&mut self, record: Record, worker: &'static str, compaction_lag: Duration) -> Taken {
+        self.next_offset = record.offset + 1;
+        let head = match head(&record) {
+            Ok(head) => head,
+            Err(reason) => return Taken::NoEvent(record, reason),
+        };
+        let new = match head {
+            Head::Event { position, id, live } => {
+                let new = self.newer.event(position, &id);
+                if new && live {
+                    self.counted.event();
+                }
+                new
+            }
+            Head::Mark { bound, count } => {
+                self.newer.mark(bound) && {
+                    self.compare(bound, count, &record, worker, compaction_lag);
+                    true
+                }
+            }
+        };
+        if new {
+            self.pending.push(record);
+            self.dirty = true;
+        }
+        Taken::Fine
+    }
+
+    fn compare(&mut self, bound: Bound, count: u64, record: &Record, worker: &'static str, compaction_lag: Duration) {
+        let since = std::mem::replace(&mut self.marked_ms, record.timestamp_ms);
+        let Some(gap) = self.counted.mark(bound, count, is_younger(since, compaction_lag)) else { return };
+        let topic = self.partition.topic.to_string();
+        error!(
+            worker, topic, partition = self.partition.index, offset = record.offset,
+            from = %gap.from, to = %gap.to, counted = %gap.counted, read = gap.read,
+            "events are missing between two marks (or there are too many); replay this copy and compare it with the database"
+        );
+        counter!("highwater_delivery_gaps_total", "worker" => worker, "topic" => topic).increment(1);
+    }
+
+    /// Reads what is pending as the worker sees it.
+    pub(super) fn items(&self) -> Vec<Item<'_>> {
+        let item = |record| match parse(record) {
+            Ok(event) => Item { record, event },
+            Err(_) => unreachable!("only records that parsed are pending"),
+        };
+        self.pending.iter().map(item).collect()
+    }
+
+    pub(super) fn applied(&mut self) {
+        self.pending.clear();
+        self.dirty = false;
+        self.attempts = 0;
+        self.due = None;
+    }
+
+    /// Takes the record at `offset` out of what is pending.
+    pub(super) fn remove(&mut self, offset: i64) -> Option<Record> {
+        let index = self.pending.iter().position(|record| record.offset == offset)?;
+        Some(self.pending.remove(index))
+    }
+
+    /// Waits after a failure; returns how many there were and how long it waits.
+    pub(super) fn wait(&mut self, backoff: &Backoff) -> (u32, Duration) {
+        self.attempts = self.attempts.saturating_add(1);
+        let delay = backoff.delay(self.attempts, chance());
+        self.due = Some(Instant::now() + delay);
+        (self.attempts, delay)
+    }
+
+    pub(super) fn is_ready(&self, now: Instant) -> bool {
+        self.dirty && self.due.is_none_or(|due| due <= now)
+    }
+}
+
+/// Tells whether a record is younger than the minimum compaction lag, so that nothing behind it was compacted.
+fn is_younger(timestamp_ms: Option<i64>, lag: Duration) -> bool {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let appended = timestamp_ms.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis);
+    appended.is_some_and(|appended| now.saturating_sub(appended) < lag)
+}
+
+fn parse(record: &Record) -> Result<Option<Envelope<'_>>, String> {
+    let Some(value) = &record.value else { return Ok(None) };
+    Envelope::parse(value).map(Some).map_err(|error| format!("the record is no event: {error}"))
+}
+
+fn head(record: &Record) -> Result<Head, String> {
+    let Some(event) = parse(record)? else {
+        let text = record.header(POSITION_HEADER).and_then(|bytes| std::str::from_utf8(bytes).ok());
+        let position = text.and_then(|text| text.parse().ok()).ok_or("the tombstone has no position")?;
+        // Its delete has the same Position, and its own id; no event's id begins so.
+        let id = format!("tombstone {}", String::from_utf8_lossy(&record.key)).into();
+        return Ok(Head::Event { position, id, live: false });
+    };
+    if event.is_mark() {
+        let count = event.count.as_deref().and_then(|count| count.parse().ok()).ok_or("the mark has no count")?;
+        return Ok(Head::Mark { bound: Bound::at_lsn(event.position.timeline, event.position.lsn), count });
+    }
+    let live = event.family_and_verb().1 != "snapshot";
+    Ok(Head::Event { position: event.position, id: event.id.as_ref().into(), live })
+}

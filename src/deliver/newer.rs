@@ -1,0 +1,109 @@
+//! Which records of a partition are new to a reader that also sees what aborted transactions left behind.
+
+use std::collections::HashSet;
+
+use crate::position::{Bound, Position};
+
+/// Lets each event of a partition through once, in order, however often a restarted capture sends it again.
+///
+/// Right because records are appended in Position order per partition, and whoever starts again sends everything from some
+/// Position on (see the models `TransactionalReadUncommitted` and `FilterBehindZombie` in the design's explorations).
+#[derive(Clone, Debug, Default)]
+pub struct NewerOnly {
+    newest: Option<Position>,
+    /// Ids seen at `newest`: two entries of one table share a Position.
+    at_newest: HashSet<Box<str>>,
+    mark: Option<Bound>,
+}
+
+impl NewerOnly {
+    /// Starts behind `newest`. What stands exactly there passes once more, because its ids are not known.
+    #[must_use]
+    pub fn behind(newest: Option<Position>) -> Self {
+        Self { newest, ..Self::default() }
+    }
+
+    /// Tells whether this event or tombstone is new, and remembers it.
+    pub fn event(&mut self, position: Position, id: &str) -> bool {
+        if self.newest.is_some_and(|newest| position < newest) {
+            return false;
+        }
+        if self.newest != Some(position) {
+            self.newest = Some(position);
+            self.at_newest.clear();
+        }
+        self.at_newest.insert(id.into())
+    }
+
+    /// Tells whether this mark says at least as much as any before, and remembers it.
+    pub fn mark(&mut self, bound: Bound) -> bool {
+        if self.mark.is_some_and(|mark| bound < mark) {
+            return false;
+        }
+        self.mark = Some(bound);
+        true
+    }
+
+    /// The newest Position seen.
+    #[must_use]
+    pub fn newest(&self) -> Option<Position> {
+        self.newest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(lsn: u64) -> Position {
+        Position { timeline: 1, lsn, seq: 0 }
+    }
+
+    proptest! {
+        /// `sizes[i]` events share Position i; after each start the sender goes back to some earlier Position.
+        #[test]
+        fn each_event_passes_once_and_in_order_however_often_it_is_sent_again(
+            sizes in prop::collection::vec(1_usize..4, 1..20),
+            starts in prop::collection::vec((0.0_f64..1.0, 0.0_f64..1.0), 0..6),
+        ) {
+            let events: Vec<(u64, String)> = (0..).zip(&sizes)
+                .flat_map(|(lsn, &size)| (0..size).map(move |n| (lsn, format!("{lsn}/{n}"))))
+                .collect();
+            let place = |share: f64| (share * sizes.len() as f64) as u64;
+            // A sender stops anywhere; its successor begins with the first event of a Position that was reached.
+            let mut sent: Vec<&(u64, String)> = Vec::new();
+            let mut begin = 0;
+            for (stop, back) in starts {
+                let reached = begin + ((events.len() - begin) as f64 * stop) as usize;
+                sent.extend(&events[begin..reached]);
+                let last = sent.last().map_or(0, |event| event.0);
+                let from = place(back).min(last);
+                begin = events.iter().position(|event| event.0 == from).unwrap_or(0);
+            }
+            sent.extend(&events[begin..]);
+
+            let mut filter = NewerOnly::default();
+            let passed: Vec<_> = sent.into_iter().filter(|(lsn, id)| filter.event(at(*lsn), id)).collect();
+            prop_assert_eq!(passed, events.iter().collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn marks_never_go_back(bounds in prop::collection::vec(0_u64..50, 0..50)) {
+            let mut filter = NewerOnly::default();
+            let passed: Vec<u64> = bounds.into_iter().filter(|&lsn| filter.mark(Bound::at_lsn(1, lsn))).collect();
+            prop_assert!(passed.is_sorted());
+        }
+    }
+
+    #[test]
+    fn what_stands_at_the_resumed_position_passes_once_more() {
+        let mut filter = NewerOnly::behind(Some(at(5)));
+        assert!(!filter.event(at(4), "a"));
+        assert!(filter.event(at(5), "b"));
+        assert!(!filter.event(at(5), "b"));
+        assert!(filter.event(at(6), "c"));
+        assert_eq!(filter.newest(), Some(at(6)));
+    }
+}

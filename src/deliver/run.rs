@@ -1,0 +1,327 @@
+//! The one loop: read, filter, apply, and what follows from how that went.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use highwater_kafka::{Connection, Consumer, ConsumerSettings, Error, Isolation, Probe, Record, Start, Writer};
+use metrics::{counter, gauge};
+use tokio::task::AbortHandle;
+use tracing::{debug, error, info, warn};
+
+use super::backoff::Backoff;
+use super::dead_letter;
+use super::lane::{Lane, Taken};
+use super::start::{ASK, Ended, begin, partitions, pause};
+use super::worker::{Batch, Fault, Item, Partition, Worker};
+use crate::running::{Shutdown, Standing};
+
+/// How long the loop waits for records before it looks after other things.
+const LOOK_UP: Duration = Duration::from_secs(1);
+/// How often lag is measured and offsets are shown.
+const MEASURE: Duration = Duration::from_secs(5);
+
+/// What a worker is fed from.
+#[derive(Clone, Debug)]
+pub struct Feed {
+    /// The brokers.
+    pub connection: Connection,
+    /// Full names of the topics.
+    pub topics: Vec<String>,
+    /// Full name of the topic for poison.
+    pub dead_letters: String,
+    /// The most records of one read.
+    pub batch_records: usize,
+    /// `min.compaction.lag.ms` of the topics: counts are compared only within it.
+    pub compaction_lag: Duration,
+}
+
+impl Feed {
+    /// Describes a feed with the usual limits.
+    #[must_use]
+    pub fn new(connection: Connection, topics: Vec<String>, dead_letters: String) -> Self {
+        Self { connection, topics, dead_letters, batch_records: 2_000, compaction_lag: Duration::from_hours(7 * 24) }
+    }
+}
+
+/// A worker that cannot go on without an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stopped {
+    /// Its name.
+    pub worker: &'static str,
+    /// What is wrong and what can be done.
+    pub reason: String,
+}
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "worker {} has stopped: {}", self.worker, self.reason)
+    }
+}
+
+impl std::error::Error for Stopped {}
+
+/// Feeds the worker until `shutdown`, then returns with nothing half applied. `standing` says whether all partitions move.
+///
+/// # Errors
+///
+/// [`Stopped`] on a fatal fault, and when Kafka no longer holds what comes next: nothing is skipped silently.
+pub async fn deliver<W: Worker>(
+    worker: &mut W,
+    feed: &Feed,
+    shutdown: &Shutdown,
+    standing: &Standing,
+) -> Result<(), Stopped> {
+    let name = worker.name();
+    let stopped = |reason: String| Stopped { worker: name, reason };
+    let outcome: Result<Infallible, Ended> = async {
+        let settings = ConsumerSettings::new(format!("highwater.{name}"), Isolation::ReadUncommitted);
+        let consumer = Consumer::new(&feed.connection, settings)?;
+        let writer = Writer::new(&feed.connection)?;
+        standing.waits_for("topics");
+        let lanes = partitions(&consumer, feed, name, shutdown).await?.into_iter().map(Lane::new).collect();
+        let mut run = Run { name, feed, shutdown, standing, consumer, writer, lanes, index: HashMap::new() };
+        run.assign(worker).await?;
+        run.go(worker).await
+    }
+    .await;
+    match outcome {
+        Err(Ended::Drained) => {
+            info!(worker = name, "drained");
+            Ok(())
+        }
+        Err(Ended::Stopped(reason)) => Err(stopped(reason)),
+    }
+}
+
+struct Run<'a> {
+    name: &'static str,
+    feed: &'a Feed,
+    shutdown: &'a Shutdown,
+    standing: &'a Standing,
+    consumer: Consumer,
+    writer: Writer,
+    lanes: Vec<Lane>,
+    /// Where each partition's lane is.
+    index: HashMap<Partition, usize>,
+}
+
+impl Run<'_> {
+    /// Asks where each partition goes on, and assigns all.
+    async fn assign<W: Worker>(&mut self, worker: &mut W) -> Result<(), Ended> {
+        let mut starts = Vec::with_capacity(self.lanes.len());
+        for (i, lane) in self.lanes.iter_mut().enumerate() {
+            let (offset, resume) = begin(worker, &self.consumer, &lane.partition, self.shutdown).await?;
+            lane.restart(offset, resume.newest);
+            starts.push(Start { topic: lane.partition.topic.to_string(), partition: lane.partition.index, offset });
+            self.index.insert(lane.partition.clone(), i);
+        }
+        self.consumer.assign(&starts)?;
+        info!(worker = self.name, partitions = starts.len(), "reads");
+        Ok(())
+    }
+
+    async fn go<W: Worker>(&mut self, worker: &mut W) -> Result<Infallible, Ended> {
+        let records = counter!("highwater_delivery_records_total", "worker" => self.name);
+        let lag = self.measure_lag();
+        let mut shown = Instant::now();
+        loop {
+            let wait =
+                self.next_due().map_or(LOOK_UP, |due| due.saturating_duration_since(Instant::now()).min(LOOK_UP));
+            let read = tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return Err(Ended::Drained),
+                read = self.consumer.next_batch(self.feed.batch_records, wait) => read,
+            };
+            match read {
+                Ok(read) => {
+                    records.increment(read.len() as u64);
+                    self.take(read).await?;
+                }
+                Err(error) => self.unreadable(error).await?,
+            }
+            self.apply(worker).await?;
+            self.stand();
+            for (lane, applied) in self.lanes.iter().zip(lag.applied.iter()).filter(|(lane, _)| !lane.dirty) {
+                applied.store(lane.next_offset, Ordering::Relaxed);
+            }
+            if shown.elapsed() >= MEASURE {
+                shown = Instant::now();
+                self.show();
+            }
+        }
+    }
+
+    /// Sorts what was read into the lanes.
+    async fn take(&mut self, read: Vec<Record>) -> Result<(), Ended> {
+        for record in read {
+            let partition = Partition { topic: Arc::clone(&record.topic), index: record.partition };
+            let Some(&lane) = self.index.get(&partition) else { continue };
+            let lane = &mut self.lanes[lane];
+            if let Taken::NoEvent(record, reason) = lane.take(record, self.name, self.feed.compaction_lag) {
+                lane.dirty = true;
+                self.bury(&record, &reason).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the worker what is ready, and acts on each outcome.
+    async fn apply<W: Worker>(&mut self, worker: &mut W) -> Result<(), Ended> {
+        let now = Instant::now();
+        let ready: Vec<usize> = (0..self.lanes.len()).filter(|&i| self.lanes[i].is_ready(now)).collect();
+        if ready.is_empty() {
+            return Ok(());
+        }
+        let outcomes = {
+            let items: Vec<Vec<Item<'_>>> = ready.iter().map(|&i| self.lanes[i].items()).collect();
+            let batch = |(&i, items)| {
+                let lane: &Lane = &self.lanes[i];
+                Batch { partition: &lane.partition, items, next_offset: lane.next_offset }
+            };
+            let batches: Vec<Batch<'_>> = ready.iter().zip(items.iter().map(Vec::as_slice)).map(batch).collect();
+            worker.apply(&batches).await
+        };
+        assert_eq!(outcomes.len(), ready.len(), "worker {} answered for other batches", self.name);
+        for (i, outcome) in ready.into_iter().zip(outcomes) {
+            match outcome {
+                Ok(()) => self.lanes[i].applied(),
+                Err(fault) => self.faulted(i, fault, worker).await?,
+            }
+            // A lane that waits leaves records on the broker once it has a batch of them.
+            let lane = &self.lanes[i];
+            let full = lane.due.is_some() && lane.pending.len() >= self.feed.batch_records;
+            self.consumer.hold(&lane.partition.topic, lane.partition.index, full)?;
+        }
+        Ok(())
+    }
+
+    async fn faulted<W: Worker>(&mut self, i: usize, fault: Fault, worker: &mut W) -> Result<(), Ended> {
+        let name = self.name;
+        let lane = &mut self.lanes[i];
+        let partition = &lane.partition;
+        match fault {
+            Fault::Transient(reason) => {
+                counter!("highwater_delivery_retries_total", "worker" => name).increment(1);
+                let partition = partition.to_string();
+                let (attempts, delay) = lane.wait(&Backoff::default());
+                warn!(worker = name, partition, attempts, ?delay, reason, "the partition waits, will retry the batch");
+            }
+            Fault::Poison { offset, reason } => {
+                let not_given = format!("offset {offset} of {partition} is called poison but was not given: {reason}");
+                let record = lane.remove(offset).ok_or(Ended::Stopped(not_given))?;
+                self.bury(&record, &reason).await?;
+            }
+            Fault::Rewind => {
+                counter!("highwater_delivery_rewinds_total", "worker" => name).increment(1);
+                let (offset, resume) = begin(worker, &self.consumer, partition, self.shutdown).await?;
+                warn!(worker = name, %partition, offset, "its copy stands elsewhere, reads on from there");
+                self.consumer.seek(&partition.topic, partition.index, offset)?;
+                lane.restart(offset, resume.newest);
+                // Two workers on one copy must not rewind each other in a spin.
+                lane.wait(&Backoff { first: Duration::from_millis(10), ..Backoff::default() });
+            }
+            Fault::Fatal(reason) => return Err(Ended::Stopped(format!("{reason} ({partition})"))),
+        }
+        Ok(())
+    }
+
+    /// When the next batch is to be applied whether or not more is read.
+    fn next_due(&self) -> Option<Instant> {
+        self.lanes.iter().filter(|lane| lane.dirty).map(|lane| lane.due.unwrap_or_else(Instant::now)).min()
+    }
+
+    /// Says how the worker stands.
+    fn stand(&self) {
+        let waiting: Vec<&Partition> =
+            self.lanes.iter().filter(|lane| lane.due.is_some() && lane.dirty).map(|lane| &lane.partition).collect();
+        match waiting.first() {
+            None => self.standing.ready(),
+            Some(partition) => self.standing.waits_for(format!("{partition} waits for its next attempt")),
+        }
+        let count = u32::try_from(waiting.len()).map_or(0.0, f64::from);
+        gauge!("highwater_delivery_waiting", "worker" => self.name).set(count);
+    }
+
+    /// Acts on an error of reading.
+    async fn unreadable(&mut self, error: Error) -> Result<(), Ended> {
+        let worker = self.name;
+        match error {
+            Error::UnknownPartition { ref topic, partition } => {
+                warn!(worker, %error, "will look for it again");
+                pause(&mut 3, self.shutdown).await?;
+                let offset = self.consumer.position(topic, partition).unwrap_or(0);
+                self.consumer.seek(topic, partition, offset)?;
+            }
+            error if error.is_transient() => {
+                warn!(worker, %error, "cannot read, will go on");
+                pause(&mut 0, self.shutdown).await?;
+            }
+            error => return Err(Ended::Stopped(format!("{error}; records may be lost to this copy: replay it"))),
+        }
+        Ok(())
+    }
+
+    /// Writes a dead letter, however long it takes.
+    async fn bury(&self, record: &Record, reason: &str) -> Result<(), Ended> {
+        let (worker, dead_letters) = (self.name, &self.feed.dead_letters);
+        let (topic, partition, offset) = (&record.topic, record.partition, record.offset);
+        error!(worker, %topic, partition, offset, reason, "a record goes to the dead letters");
+        let mut attempts = 0;
+        while let Err(error) = dead_letter::write(&self.writer, dead_letters, worker, record, reason).await {
+            warn!(worker, dead_letters, %error, attempts, "cannot write the dead letter, will retry");
+            pause(&mut attempts, self.shutdown).await?;
+        }
+        counter!("highwater_dead_letters_total", "worker" => worker).increment(1);
+        Ok(())
+    }
+
+    /// Shows offsets to Kafka's tools when all that was read is applied.
+    fn show(&self) {
+        if self.lanes.iter().all(|lane| !lane.dirty)
+            && let Err(error) = self.consumer.show_positions()
+        {
+            debug!(worker = self.name, %error, "offsets are not shown");
+        }
+    }
+
+    fn measure_lag(&self) -> Lag {
+        let applied: Arc<[AtomicI64]> = self.lanes.iter().map(|lane| AtomicI64::new(lane.next_offset)).collect();
+        let partitions: Vec<Partition> = self.lanes.iter().map(|lane| lane.partition.clone()).collect();
+        let task = tokio::spawn(measure(self.consumer.probe(), partitions, Arc::clone(&applied), self.name));
+        Lag { applied, task: task.abort_handle() }
+    }
+}
+
+/// What the measuring task and the loop share; the task ends with it.
+struct Lag {
+    applied: Arc<[AtomicI64]>,
+    task: AbortHandle,
+}
+
+impl Drop for Lag {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Publishes how many offsets are not applied yet. Control records count, so a caught-up reader can show a few.
+async fn measure(probe: Probe, partitions: Vec<Partition>, applied: Arc<[AtomicI64]>, worker: &'static str) {
+    loop {
+        for (partition, applied) in partitions.iter().zip(applied.iter()) {
+            let Ok(ends) = probe.watermarks(&partition.topic, partition.index, ASK).await else { continue };
+            let lag = ends.high.saturating_sub(applied.load(Ordering::Relaxed)).max(0);
+            let labels = [
+                ("worker", worker.to_owned()),
+                ("topic", partition.topic.to_string()),
+                ("partition", partition.index.to_string()),
+            ];
+            #[expect(clippy::cast_precision_loss, reason = "a lag is far below 2^52")]
+            gauge!("highwater_delivery_lag_records", &labels).set(lag as f64);
+        }
+        tokio::time::sleep(MEASURE).await;
+    }
+}

@@ -1,0 +1,121 @@
+//! Where reading begins: which partitions there are, and what the worker says of each.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use highwater_kafka::{Consumer, Error};
+use tracing::{info, warn};
+
+use super::backoff::{Backoff, chance};
+use super::run::Feed;
+use super::worker::{Fault, Partition, Resume, Whence, Worker};
+use crate::running::Shutdown;
+
+/// How long one question to the brokers may take.
+pub(super) const ASK: Duration = Duration::from_secs(5);
+
+/// Why the loop is over.
+pub(super) enum Ended {
+    /// A shutdown, between two batches.
+    Drained,
+    /// Nothing helps but an operator, for this reason.
+    Stopped(String),
+}
+
+impl From<Error> for Ended {
+    fn from(error: Error) -> Self {
+        Self::Stopped(error.to_string())
+    }
+}
+
+/// Waits until all topics exist and lists their partitions.
+pub(super) async fn partitions(
+    consumer: &Consumer,
+    feed: &Feed,
+    worker: &'static str,
+    shutdown: &Shutdown,
+) -> Result<Vec<Partition>, Ended> {
+    let mut all = Vec::new();
+    for topic in &feed.topics {
+        let name: Arc<str> = Arc::from(topic.as_str());
+        let mut attempts = 0;
+        let count = loop {
+            match consumer.partitions(topic, ASK).await {
+                Ok(Some(count)) => break count,
+                Ok(None) => info!(worker, topic, "waits for the topic; capture makes it"),
+                Err(error) if error.is_transient() => warn!(worker, topic, %error, "waits for kafka"),
+                Err(error) => return Err(error.into()),
+            }
+            pause(&mut attempts, shutdown).await?;
+        };
+        all.extend((0..count).map(|index| Partition { topic: Arc::clone(&name), index }));
+    }
+    Ok(all)
+}
+
+/// Asks the worker and the brokers where to read a partition from, until they answer.
+pub(super) async fn begin<W: Worker>(
+    worker: &mut W,
+    consumer: &Consumer,
+    partition: &Partition,
+    shutdown: &Shutdown,
+) -> Result<(i64, Resume), Ended> {
+    let mut attempts = 0;
+    loop {
+        match try_begin(worker, consumer, partition).await {
+            Ok(found) => return Ok(found),
+            Err(Fault::Transient(reason)) => {
+                warn!(worker = worker.name(), %partition, attempts, reason, "cannot resume yet, will ask again");
+            }
+            Err(Fault::Rewind) => warn!(worker = worker.name(), %partition, "its copy moves, will ask again"),
+            Err(Fault::Poison { reason, .. } | Fault::Fatal(reason)) => {
+                return Err(Ended::Stopped(format!("cannot resume {partition}: {reason}")));
+            }
+        }
+        pause(&mut attempts, shutdown).await?;
+    }
+}
+
+async fn try_begin<W: Worker>(
+    worker: &mut W,
+    consumer: &Consumer,
+    partition: &Partition,
+) -> Result<(i64, Resume), Fault> {
+    let (topic, index) = (&*partition.topic, partition.index);
+    let ends = consumer.watermarks(topic, index, ASK).await.map_err(|error| fault(&error))?;
+    let resume = worker.resume(partition, ends.high).await?;
+    let offset = match resume.whence {
+        Whence::Beginning => ends.low,
+        Whence::Offset(offset) if (ends.low..=ends.high).contains(&offset) => offset,
+        Whence::Offset(offset) => return Err(Fault::Fatal(gone(offset, ends.low, ends.high))),
+        Whence::Back(age) => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let since = i64::try_from(now.saturating_sub(age).as_millis()).unwrap_or(i64::MAX);
+            consumer.offset_at(topic, index, since, ASK).await.map_err(|error| fault(&error))?.unwrap_or(ends.high)
+        }
+    };
+    Ok((offset, resume))
+}
+
+fn gone(offset: i64, low: i64, high: i64) -> String {
+    let what = if offset < low {
+        "older records are deleted, so some were never applied"
+    } else {
+        "the topic is shorter than what was applied: Kafka lost data, or the topic was made anew"
+    };
+    format!("should go on at offset {offset}, but the partition holds {low} to {high}: {what}; replay this copy")
+}
+
+fn fault(error: &Error) -> Fault {
+    if error.is_transient() { Fault::Transient(error.to_string()) } else { Fault::Fatal(error.to_string()) }
+}
+
+/// Waits before the next attempt.
+pub(super) async fn pause(attempts: &mut u32, shutdown: &Shutdown) -> Result<(), Ended> {
+    *attempts = attempts.saturating_add(1);
+    let delay = Backoff::default().delay(*attempts, chance());
+    tokio::select! {
+        () = tokio::time::sleep(delay) => Ok(()),
+        () = shutdown.cancelled() => Err(Ended::Drained),
+    }
+}
