@@ -6,6 +6,8 @@ pub mod check;
 pub mod endpoints;
 pub mod generate;
 pub mod ledger;
+pub mod observe;
+pub mod run;
 pub mod schema;
 pub mod write;
 

@@ -1,12 +1,13 @@
 //! The command line of the demo.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use highwater_demo::{Endpoints, check, generate, schema, write};
+use highwater_demo::{Endpoints, check, generate, run, schema, write};
 
 /// Fills a shop, writes to it, watches its copies and checks them.
 #[derive(Parser)]
@@ -41,6 +42,27 @@ enum Command {
         #[arg(long)]
         since_capture: bool,
     },
+    /// Runs the pipeline with writers, observers and a page, until Ctrl-C
+    Run {
+        /// Ends by itself, without a terminal, and compares every copy with the database
+        #[arg(long)]
+        check: bool,
+        /// Ends by itself after so long
+        #[arg(long)]
+        seconds: Option<u64>,
+        /// Transactions per second
+        #[arg(long, default_value_t = 200)]
+        rate: u32,
+        /// Parts to fill an empty shop with
+        #[arg(long, default_value_t = 10_000)]
+        parts: u64,
+        /// The pipeline's configuration
+        #[arg(long, default_value = "config.toml")]
+        config: PathBuf,
+        /// Where the page listens, if that port is free
+        #[arg(long, default_value = "127.0.0.1:8088")]
+        page: SocketAddr,
+    },
     /// Keeps writes going until Ctrl-C
     Write {
         /// Transactions per second
@@ -67,6 +89,18 @@ async fn main() -> Result<ExitCode> {
         Command::Generate { parts, seed } => fill(&endpoints, generate::Options { parts, seed }).await?,
         Command::Write { rate, connections, seconds, seed } => {
             keep_writing(&endpoints, write::Options { rate, connections, seed }, seconds).await?;
+        }
+        Command::Run { check, seconds, rate, parts, config, page } => {
+            let options = run::Options {
+                check,
+                seconds,
+                writes: write::Options { rate, ..write::Options::default() },
+                catalogue: generate::Options { parts, ..generate::Options::default() },
+                config,
+                page,
+            };
+            let clean = run::run(endpoints, &options).await?;
+            return Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Check { patience_s, since_capture } => {
             let options = check::Options {

@@ -14,7 +14,7 @@ mod topics;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tokio_postgres::Client;
 
 use crate::Endpoints;
@@ -58,7 +58,7 @@ pub async fn everything(endpoints: &Endpoints, options: &Options) -> Result<Repo
     let mut partitions = Vec::new();
     for name in STATE_TOPICS {
         let mut section = Section::new(format!("{}: order, marks, each event once", endpoints.topic(name)));
-        let reading = read(endpoints, name, Some(token.clone()), deadline).await?;
+        let reading = read(endpoints, name, Until::Marked(token.clone()), deadline).await?;
         partitions.extend(partitions_of(&endpoints.topic(name), &reading));
         note_behind(&reading, &mut section);
         states.insert(name, state::follow(name, reading.records, &mut section));
@@ -66,7 +66,7 @@ pub async fn everything(endpoints: &Endpoints, options: &Options) -> Result<Repo
     }
     // What stands before the committed marks of the state topics stands in the history too.
     let mut section = Section::new(format!("{}: whole transactions in commit order", endpoints.topic("history")));
-    let reading = read(endpoints, "history", None, deadline).await?;
+    let reading = read(endpoints, "history", Until::End, deadline).await?;
     note_behind(&reading, &mut section);
     let last_offset = reading.records.iter().map(|record| record.offset).max();
     let changes = history::follow(reading.records, &mut section);
@@ -99,6 +99,28 @@ pub async fn everything(endpoints: &Endpoints, options: &Options) -> Result<Repo
     Ok(report)
 }
 
+/// Waits until the topics and Redis contain the whole catalogue and everything that was written so far.
+///
+/// # Errors
+/// A server that cannot be asked, or copies that are behind after that time.
+pub async fn caught_up(endpoints: &Endpoints, patience: Duration) -> Result<()> {
+    let deadline = Instant::now() + patience;
+    let token = token(&Endpoints::connect(&endpoints.admin_database).await?).await?;
+    let mut section = Section::new("catching up");
+    let mut partitions = Vec::new();
+    for name in STATE_TOPICS {
+        let reading = read(endpoints, name, Until::Complete(token.clone()), deadline).await?;
+        partitions.extend(partitions_of(&endpoints.topic(name), &reading));
+        note_behind(&reading, &mut section);
+    }
+    let mut redis = cache::connect(endpoints).await?;
+    cache::wait(&mut redis, &partitions, &token, deadline, &mut section).await?;
+    if section.differing > 0 {
+        bail!("the copies are behind after {patience:?}: {}", section.told.join("; "));
+    }
+    Ok(())
+}
+
 async fn check_cache(
     endpoints: &Endpoints,
     partitions: &[String],
@@ -129,12 +151,9 @@ async fn token(client: &Client) -> Result<String> {
     Ok(format!("{timeline}-{lsn:016X}-00000000"))
 }
 
-async fn read(endpoints: &Endpoints, name: &str, token: Option<String>, deadline: Instant) -> Result<Reading> {
+async fn read(endpoints: &Endpoints, name: &str, until: Until, deadline: Instant) -> Result<Reading> {
     let (endpoints, topic) = (endpoints.clone(), endpoints.topic(name));
-    let reading = tokio::task::spawn_blocking(move || {
-        let until = token.as_deref().map_or(Until::End, Until::Marked);
-        topics::read(&endpoints, &topic, &until, deadline)
-    });
+    let reading = tokio::task::spawn_blocking(move || topics::read(&endpoints, &topic, &until, deadline));
     reading.await.context("the reader panicked")?
 }
 

@@ -53,6 +53,8 @@ pub(super) struct Event {
     #[serde(default)]
     pub(super) last: bool,
     #[serde(default)]
+    pub(super) complete: bool,
+    #[serde(default)]
     pub(super) count: Option<String>,
     #[serde(default)]
     pub(super) unavailable: Option<String>,
@@ -70,11 +72,14 @@ impl Event {
     }
 }
 
-/// How far to read.
-pub(super) enum Until<'a> {
-    /// Every partition has a mark at this bound or above, and ends.
-    Marked(&'a str),
-    /// Every partition ends.
+/// How much to read.
+#[derive(Debug, Clone)]
+pub(super) enum Until {
+    /// From the end on, until every partition has a mark at this bound or above which says that the snapshot is complete.
+    Complete(String),
+    /// From the beginning, until every partition has a mark at this bound or above, and ends.
+    Marked(String),
+    /// From the beginning, until every partition ends.
     End,
 }
 
@@ -88,11 +93,12 @@ pub(super) struct Reading {
 #[derive(Default)]
 struct Partition {
     mark: String,
+    complete: bool,
     ended: bool,
 }
 
 /// Reads a topic; blocks its thread.
-pub(super) fn read(endpoints: &Endpoints, topic: &str, until: &Until<'_>, deadline: Instant) -> Result<Reading> {
+pub(super) fn read(endpoints: &Endpoints, topic: &str, until: &Until, deadline: Instant) -> Result<Reading> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &endpoints.brokers)
         .set("group.id", "highwater-demo-check")
@@ -101,7 +107,7 @@ pub(super) fn read(endpoints: &Endpoints, topic: &str, until: &Until<'_>, deadli
         .set("enable.partition.eof", "true")
         .set("auto.offset.reset", "earliest")
         .create()?;
-    let mut partitions = assign(&consumer, topic)?;
+    let mut partitions = assign(&consumer, topic, until)?;
     let mut records = Vec::new();
     while !partitions.values().all(|partition| arrived(partition, until)) {
         if Instant::now() > deadline {
@@ -123,6 +129,7 @@ pub(super) fn read(endpoints: &Endpoints, topic: &str, until: &Until<'_>, deadli
                 if let Body::Event(event) = &record.body
                     && event.is_mark()
                 {
+                    partition.complete = event.complete;
                     partition.mark = event.position.clone().max(std::mem::take(&mut partition.mark));
                 }
                 records.push(record);
@@ -140,9 +147,10 @@ pub(super) fn read(endpoints: &Endpoints, topic: &str, until: &Until<'_>, deadli
     Ok(Reading { records, behind })
 }
 
-fn arrived(partition: &Partition, until: &Until<'_>) -> bool {
+fn arrived(partition: &Partition, until: &Until) -> bool {
     match until {
-        Until::Marked(token) => partition.ended && partition.mark.as_str() >= *token,
+        Until::Complete(token) => partition.complete && partition.mark >= *token,
+        Until::Marked(token) => partition.ended && partition.mark >= *token,
         Until::End => partition.ended,
     }
 }
@@ -156,7 +164,7 @@ fn is_passing(code: rdkafka::types::RDKafkaErrorCode) -> bool {
     )
 }
 
-fn assign(consumer: &BaseConsumer, topic: &str) -> Result<HashMap<i32, Partition>> {
+fn assign(consumer: &BaseConsumer, topic: &str, until: &Until) -> Result<HashMap<i32, Partition>> {
     let metadata = consumer.fetch_metadata(Some(topic), ANSWER).with_context(|| format!("no answer about {topic}"))?;
     let numbers: Vec<i32> = metadata
         .topics()
@@ -167,9 +175,10 @@ fn assign(consumer: &BaseConsumer, topic: &str) -> Result<HashMap<i32, Partition
     if numbers.is_empty() {
         bail!("there is no topic {topic}: has the pipeline ever run?");
     }
+    let from = if matches!(until, Until::Complete(_)) { Offset::End } else { Offset::Beginning };
     let mut list = TopicPartitionList::new();
     for number in &numbers {
-        list.add_partition_offset(topic, *number, Offset::Beginning)?;
+        list.add_partition_offset(topic, *number, from)?;
     }
     consumer.assign(&list)?;
     Ok(numbers.into_iter().map(|number| (number, Partition::default())).collect())

@@ -4,7 +4,9 @@
 //! transaction as its rows.
 
 mod row;
+mod settings;
 mod sink;
 
 pub use row::{AuditRow, NoRow, Who, audit_row};
+pub use settings::Settings;
 pub use sink::{Appended, Log, Place, Progress};
