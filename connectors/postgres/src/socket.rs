@@ -1,5 +1,8 @@
 //! One byte stream to a server: TCP, TLS over TCP, or a Unix socket; and the one buffer that everything is read into.
 
+#[cfg(test)]
+mod tests;
+
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;

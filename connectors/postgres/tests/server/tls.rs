@@ -1,0 +1,119 @@
+//! TLS, by every `sslmode`, and SCRAM bound to its channel.
+//!
+//! The server makes its own keys and certificates, as itself, so that their owner is right.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use highwater_postgres::{Connection, Error, Session, client};
+
+use crate::stack::{TIMEOUT, server, until, write};
+
+/// An authority, a certificate of it for 127.0.0.1 alone, and a self-signed one for localhost.
+const CERTIFICATES: &str = "
+umask 077
+key='-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2'
+openssl req -x509 $key -keyout ca.key -out ca.crt -subj /CN=authority
+openssl req $key -keyout leaf.key -out leaf.csr -subj /CN=leaf
+echo subjectAltName=IP:127.0.0.1 > leaf.ext
+openssl x509 -req -in leaf.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile leaf.ext -out leaf.crt
+openssl req -x509 $key -keyout self.key -out self.crt -subj /CN=self -addext subjectAltName=DNS:localhost
+";
+
+struct Certificates {
+    authority: PathBuf,
+    own: PathBuf,
+}
+
+/// Serves the certificate that is named, and waits until new sessions get it.
+fn serve(name: &str) {
+    for setting in [format!("ssl_cert_file = '{name}.crt'"), format!("ssl_key_file = '{name}.key'"), "ssl = on".into()]
+    {
+        server().sql(&format!("ALTER SYSTEM SET {setting}"));
+    }
+    server().sql("SELECT pg_reload_conf()");
+}
+
+fn certificates() -> &'static Certificates {
+    static CERTIFICATES_MADE: OnceLock<Certificates> = OnceLock::new();
+    CERTIFICATES_MADE.get_or_init(|| {
+        let script = CERTIFICATES.trim().replace('\n', " && ").replace('\'', "''");
+        server().sql(&format!("COPY (SELECT 1) TO PROGRAM '{{ {script} ; }} > certificates.log 2>&1'"));
+        let fetch = |name: &str| {
+            let path = server().folder().join(name);
+            write(&path, server().sql(&format!("SELECT pg_read_file('{name}')")).single().unwrap());
+            path
+        };
+        let made = Certificates { authority: fetch("ca.crt"), own: fetch("self.crt") };
+        serve("leaf");
+        until("TLS", || attempt("127.0.0.1", "sslmode=require").ok());
+        made
+    })
+}
+
+fn config(host: &str, settings: &str) -> highwater_postgres::ConnectConfig {
+    let url = format!("postgresql://postgres@{host}:{}/shop?hostaddr=127.0.0.1&{settings}", server().port());
+    let password = highwater_postgres::Secret::new(server().password());
+    highwater_postgres::ConnectConfig::parse(&url).unwrap().with_password(password)
+}
+
+fn attempt(host: &str, settings: &str) -> Result<Connection, Error> {
+    Connection::connect(&config(host, settings), Session::Ordinary)
+}
+
+fn refusal(host: &str, settings: &str) -> String {
+    let error = attempt(host, settings).expect_err("a refusal");
+    assert!(matches!(error, Error::Tls { .. }) && !error.is_transient(), "{error:?}");
+    error.to_string()
+}
+
+/// The one test of all modes, because they look at one server whose certificate changes.
+#[test]
+fn every_mode_trusts_whom_libpq_trusts() {
+    let made = certificates();
+    let (authority, own) = (made.authority.display(), made.own.display());
+
+    for settings in ["sslmode=prefer", "sslmode=require", "sslmode=require&channel_binding=require"] {
+        let mut connection = attempt("127.0.0.1", settings).unwrap();
+        let rows = connection.simple_query("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()", TIMEOUT);
+        assert_eq!((connection.is_encrypted(), rows.unwrap().single().unwrap()), (true, "t"), "{settings}");
+    }
+    assert!(!attempt("127.0.0.1", "sslmode=disable").unwrap().is_encrypted());
+
+    // The right authority; the certificate is made out to 127.0.0.1, not to localhost.
+    let by_authority = format!("sslrootcert={authority}");
+    assert!(attempt("127.0.0.1", &format!("sslmode=verify-full&{by_authority}")).unwrap().is_encrypted());
+    assert!(attempt("localhost", &format!("sslmode=verify-ca&{by_authority}")).unwrap().is_encrypted());
+    let wrong_name = refusal("localhost", &format!("sslmode=verify-full&{by_authority}"));
+    assert!(wrong_name.contains("localhost"), "{wrong_name}");
+
+    // Another authority; `require` verifies, too, once a root certificate is named.
+    for mode in ["require", "verify-ca", "verify-full"] {
+        let shown = refusal("127.0.0.1", &format!("sslmode={mode}&sslrootcert={own}"));
+        assert!(shown.contains("certificate"), "{mode}: {shown}");
+    }
+    let nobody = attempt("127.0.0.1", "sslmode=verify-full").expect_err("nobody to trust");
+    assert!(matches!(&nobody, Error::Config(_)) && nobody.to_string().contains("sslrootcert"), "{nobody}");
+
+    // Channel binding needs the channel.
+    let unbound = attempt("127.0.0.1", "sslmode=disable&channel_binding=require").expect_err("no channel");
+    assert!(unbound.to_string().contains("channel_binding"), "{unbound}");
+
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let full = config("127.0.0.1", &format!("sslmode=verify-full&channel_binding=require&{by_authority}"));
+        let session = client::connect(&full).await.unwrap();
+        let row = session.query_one("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()", &[]);
+        assert!(row.await.unwrap().get::<_, bool>(0));
+        let wrong_name = config("localhost", &format!("sslmode=verify-full&{by_authority}"));
+        let error = client::connect(&wrong_name).await.err().expect("a refusal");
+        assert!(matches!(error, Error::Tls { .. }), "{error:?}");
+    });
+
+    // A server's own self-signed certificate as the root.
+    serve("self");
+    let pinned = format!("sslrootcert={own}");
+    until("the other certificate", || attempt("localhost", &format!("sslmode=verify-full&{pinned}")).ok());
+    assert!(attempt("127.0.0.1", &format!("sslmode=verify-ca&{pinned}&channel_binding=require")).is_ok());
+    let wrong_name = refusal("127.0.0.1", &format!("sslmode=verify-full&{pinned}"));
+    assert!(wrong_name.contains("127.0.0.1"), "{wrong_name}");
+}
