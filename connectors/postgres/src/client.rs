@@ -6,7 +6,7 @@ use tokio_postgres::config::{ChannelBinding as Binding, SslMode as Mode, TargetS
 use tokio_postgres::{Client, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::config::{ChannelBinding, ConnectConfig, Endpoint, Host, SslMode, TargetSession};
+use crate::config::{ChannelBinding, ConfigError, ConnectConfig, Endpoint, Host, SslMode, TargetSession};
 use crate::error::{Error, Result, ServerError};
 use crate::tls;
 
@@ -19,18 +19,12 @@ use crate::tls;
 ///
 /// As [`crate::Connection::connect`].
 pub async fn connect(config: &ConnectConfig) -> Result<Client> {
-    let after = config.connect_timeout;
-    let attempt = tokio::time::timeout(after, in_turn(config)).await;
-    attempt.unwrap_or_else(|_| {
-        let places: Vec<String> = config.endpoints.iter().map(ToString::to_string).collect();
-        Err(Error::Timeout { waiting_for: format!("connecting to PostgreSQL at {}", places.join(", ")), after })
-    })
-}
-
-async fn in_turn(config: &ConnectConfig) -> Result<Client> {
-    let mut outcome = Err(Error::Protocol("no endpoint is configured".to_owned()));
+    let after = config.endpoint_timeout();
+    let mut outcome = Err(Error::Config(ConfigError("no endpoint is configured".to_owned())));
     for endpoint in &config.endpoints {
-        outcome = at(config, endpoint).await;
+        outcome = tokio::time::timeout(after, at(config, endpoint)).await.unwrap_or_else(|_| {
+            Err(Error::Timeout { waiting_for: format!("opening a session (PostgreSQL at {endpoint})"), after })
+        });
         // The next server has the same users.
         if matches!(outcome, Ok(_) | Err(Error::Refused { .. } | Error::Config(_))) {
             break;
@@ -69,7 +63,7 @@ where
 fn settings(config: &ConnectConfig, endpoint: &Endpoint) -> tokio_postgres::Config {
     let mut settings = tokio_postgres::Config::new();
     settings.user(&config.user).dbname(&config.database).port(endpoint.port);
-    settings.connect_timeout(config.connect_timeout);
+    settings.connect_timeout(config.endpoint_timeout());
     settings
         .keepalives_idle(Duration::from_secs(30))
         .keepalives_interval(Duration::from_secs(10))

@@ -175,7 +175,8 @@ impl ConnectConfig {
         self
     }
 
-    /// Sets the deadline for opening a session, all its steps and all endpoints together.
+    /// Sets the deadline for opening a session, all its steps and all endpoints together; each endpoint has an equal
+    /// share. The system's own time for looking up a name is not counted.
     #[must_use]
     pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
@@ -225,6 +226,11 @@ impl ConnectConfig {
     #[must_use]
     pub fn connect_timeout(&self) -> Duration {
         self.connect_timeout
+    }
+
+    /// Returns one endpoint's share of the deadline.
+    pub(crate) fn endpoint_timeout(&self) -> Duration {
+        self.connect_timeout / u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX).max(1)
     }
 
     /// Returns how private and how sure a TCP connection must be.

@@ -14,7 +14,7 @@ pub use query::{ColumnDescription, DataRow, Rows};
 
 use crate::config::ConnectConfig;
 use crate::error::{Error, Result, ServerError};
-use crate::socket::{Channel, Socket, Whole};
+use crate::socket::{Channel, Socket, Whole, after};
 use crate::visibility::Snapshot;
 
 /// How long the system may take to accept what is sent. Requests are small; a server that does not read them is gone.
@@ -233,7 +233,7 @@ impl Connection {
         if error.kind() == io::ErrorKind::TimedOut {
             // The answer may still come, and would be taken for that to the next question.
             self.broken = true;
-            return wait.timed_out();
+            return wait.timed_out(&self.address);
         }
         self.lost(error)
     }
@@ -290,11 +290,11 @@ pub(crate) struct Wait {
 
 impl Wait {
     pub(crate) fn new(what: &'static str, timeout: Duration) -> Self {
-        Self { what, timeout, deadline: Instant::now() + timeout }
+        Self { what, timeout, deadline: after(timeout) }
     }
 
-    pub(crate) fn timed_out(&self) -> Error {
-        Error::Timeout { waiting_for: self.what.to_owned(), after: self.timeout }
+    fn timed_out(&self, address: &str) -> Error {
+        Error::Timeout { waiting_for: format!("{} (PostgreSQL at {address})", self.what), after: self.timeout }
     }
 }
 

@@ -4,7 +4,7 @@
 mod tests;
 
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -42,13 +42,15 @@ impl Channel {
             }
             Host::Tcp { name, address } => (name, address),
         };
-        let addresses = match address {
+        let addresses: Vec<SocketAddr> = match address {
             Some(address) => vec![(*address, endpoint.port).into()],
             None => (name.as_str(), endpoint.port).to_socket_addrs()?.collect(),
         };
         let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in addresses {
-            match TcpStream::connect_timeout(&address, left(deadline)?) {
+        for (i, address) in (0_u32..).zip(&addresses) {
+            // An address that swallows everything leaves time for those after it.
+            let share = left(deadline)? / u32::try_from(addresses.len()).unwrap_or(u32::MAX).saturating_sub(i).max(1);
+            match TcpStream::connect_timeout(address, share) {
                 Ok(stream) => {
                     stream.set_nodelay(true)?;
                     // Finds out about a server that vanished without a word, also while nothing is sent.
@@ -104,6 +106,12 @@ impl Channel {
             Self::Unix(stream) => stream.write_all(bytes),
         }
     }
+}
+
+/// Returns the moment when a time-out ends; for one beyond what the clock can tell, a day.
+pub(crate) fn after(timeout: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(timeout).unwrap_or_else(|| now + Duration::from_hours(24))
 }
 
 /// Returns the time left, or the error that there is none.
@@ -219,7 +227,7 @@ impl Socket {
         if let Some(whole) = self.buffered()? {
             return Ok(Some(whole));
         }
-        let deadline = (!timeout.is_zero()).then(|| Instant::now() + timeout);
+        let deadline = (!timeout.is_zero()).then(|| after(timeout));
         loop {
             match self.fill(deadline) {
                 Ok(()) => {}

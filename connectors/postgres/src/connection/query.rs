@@ -159,8 +159,9 @@ impl Connection {
             let message = self.receive(&wait)?;
             match message.kind {
                 b'D' if failure.is_none() => {
-                    let row = DataRow::read(&columns, self.socket.body(message));
-                    let row = row.map_err(|Short| Error::Protocol("a row that is cut short".to_owned()))?;
+                    let Ok(row) = DataRow::read(&columns, self.socket.body(message)) else {
+                        return Err(self.protocol("a row that is cut short").into());
+                    };
                     failure = take(Step::Row(row)).err();
                 }
                 b'T' => {

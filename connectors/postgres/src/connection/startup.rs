@@ -13,7 +13,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::{Connection, Session, TransactionStatus, Wait};
-use crate::config::{ChannelBinding, ConnectConfig, Endpoint, Host, SslMode, TargetSession};
+use crate::config::{ChannelBinding, ConfigError, ConnectConfig, Endpoint, Host, SslMode, TargetSession};
 use crate::cursor::{Cursor, Short};
 use crate::error::{Error, Result, ServerError};
 use crate::socket::{Channel, Socket, Whole, left};
@@ -21,13 +21,15 @@ use crate::tls;
 
 /// Tries the endpoints in turn.
 pub(super) fn connect(config: &ConnectConfig, session: Session) -> Result<Connection> {
-    let wait = Wait::new("connecting to PostgreSQL", config.connect_timeout);
+    // A host that swallows everything leaves time for those after it.
+    let share = config.endpoint_timeout();
     let tls = match config.sslmode {
         SslMode::Disable => None,
         _ => Some(Arc::new(tls::client_config(config)?)),
     };
     let mut failure = None;
     for endpoint in &config.endpoints {
+        let wait = Wait::new("opening a session", share);
         let opening = Opening { config, endpoint, tls: tls.clone(), wait: &wait };
         match opening.open(session) {
             Ok(connection) => return Ok(connection),
@@ -36,7 +38,7 @@ pub(super) fn connect(config: &ConnectConfig, session: Session) -> Result<Connec
             Err(error) => failure = Some(error),
         }
     }
-    Err(failure.unwrap_or_else(|| wait.timed_out()))
+    Err(failure.unwrap_or_else(|| Error::Config(ConfigError("no endpoint is configured".to_owned()))))
 }
 
 /// One attempt at one endpoint.
@@ -92,8 +94,10 @@ impl Opening<'_> {
         let answer = socket_request(&mut socket, deadline).map_err(|source| self.unreachable(source))?;
         match (answer, self.config.sslmode) {
             (b'S', _) => {}
-            (_, SslMode::Prefer | SslMode::Disable) => return Ok(socket),
-            (_, mode) => return Err(self.tls_error(&format!("the server offers none, and sslmode is {mode:?}"))),
+            (b'N', SslMode::Prefer | SslMode::Disable) => return Ok(socket),
+            (b'N', mode) => return Err(self.tls_error(&format!("the server offers none, and sslmode is {mode:?}"))),
+            // An error from before any authentication is nobody's word (CVE-2024-10977): it is not shown.
+            _ => return Err(self.unreachable(io::Error::other("the server could not answer the request for TLS"))),
         }
         let server = ServerName::try_from(name.clone()).map_err(|error| self.tls_error(&error))?;
         let client = ClientConnection::new(Arc::clone(tls), server).map_err(|error| self.tls_error(&error))?;

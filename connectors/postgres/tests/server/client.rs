@@ -34,13 +34,13 @@ async fn a_client_writes_values_as_every_session_does() {
 #[tokio::test]
 async fn a_client_says_who_was_refused_where() {
     let error = client::connect(&server().tcp("postgres", "shop").with_password(Secret::new("hunter2"))).await;
-    let error = error.err().expect("a refusal");
+    let error = error.expect_err("a refusal");
     let shown = error.to_string();
     assert!(matches!(error, Error::Refused { .. }), "{error:?}");
     assert!(shown.contains("\"postgres\"") && shown.contains(server().port()) && !shown.contains("hunter2"), "{shown}");
 
     let none = ConnectConfig::parse(&format!("postgresql://postgres@127.0.0.1:{}/shop", server().port())).unwrap();
-    let error = client::connect(&none).await.err().expect("a refusal");
+    let error = client::connect(&none).await.expect_err("a refusal");
     assert!(matches!(error, Error::Refused { .. }), "{error:?}");
 }
 
@@ -48,13 +48,13 @@ async fn a_client_says_who_was_refused_where() {
 async fn a_client_gives_up_on_servers_that_are_down_or_silent() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let down = ConnectConfig::parse(&format!("postgresql://u@{nobody}/d")).unwrap();
-    let error = client::connect(&down).await.err().expect("nobody there");
+    let error = client::connect(&down).await.expect_err("nobody there");
     assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
     assert!(error.to_string().contains(&nobody.to_string()), "{error}");
 
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("postgresql://u@{}/d?sslmode=disable", silent.local_addr().unwrap());
     let config = ConnectConfig::parse(&url).unwrap().with_connect_timeout(Duration::from_millis(200));
-    let error = client::connect(&config).await.err().expect("no answer");
+    let error = client::connect(&config).await.expect_err("no answer");
     assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
 }

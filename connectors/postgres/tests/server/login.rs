@@ -109,7 +109,17 @@ fn a_server_that_never_answers_is_given_up_at_the_deadline() {
     let start = Instant::now();
     let error = refusal(&config);
     assert!(matches!(error, Error::Timeout { .. }) && error.is_transient(), "{error:?}");
+    assert!(error.to_string().contains(&silent.local_addr().unwrap().to_string()), "{error}");
     assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn a_silent_host_leaves_time_for_the_next() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("postgresql://postgres@{},127.0.0.1:{}/shop", silent.local_addr().unwrap(), server().port());
+    let config = ConnectConfig::parse(&url).unwrap().with_password(Secret::new(server().password()));
+    let config = config.with_connect_timeout(Duration::from_secs(4));
+    assert!(Connection::connect(&config, Session::Ordinary).unwrap().address().ends_with(server().port()));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -16,8 +16,8 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) struct Server {
     folder: PathBuf,
     env: BTreeMap<String, String>,
-    /// As long as this end of the pipe is open, the server is wanted.
-    _wanted: ChildStdin,
+    /// Its input is a pipe: as long as this end is open, the server is wanted.
+    _guard: Child,
 }
 
 /// The server that the tests share.
@@ -31,7 +31,7 @@ impl Server {
     pub(crate) fn up(name: &str) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the workspace");
         let folder = root.join("build").join(name);
-        let wanted = guard(&root, &folder);
+        let guard = guard(&root, &folder);
         let stack = |arguments: &[&str]| {
             let mut command = Command::new(root.join("scripts/stack"));
             command.args(arguments).arg("--dir").arg(&folder).args(["--servers", "primary"]);
@@ -44,7 +44,7 @@ impl Server {
         let text = std::fs::read_to_string(folder.join("env")).expect("the stack's env file");
         let lines = text.lines().filter_map(|line| line.split_once('='));
         let env = lines.map(|(key, value)| (key.to_owned(), value.trim_matches(['\'', '"']).to_owned())).collect();
-        Self { folder, env, _wanted: wanted }
+        Self { folder, env, _guard: guard }
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -97,8 +97,8 @@ impl Server {
 
 /// Starts a shell that takes the server down once this process is gone, however it ends: the harness that runs the tests
 /// has no place for it, and a killed test has none either.
-fn guard(root: &Path, folder: &Path) -> ChildStdin {
-    let child: Child = Command::new("sh")
+fn guard(root: &Path, folder: &Path) -> Child {
+    Command::new("sh")
         .args(["-c", "cat >/dev/null; exec \"$0\" down --wipe --dir \"$1\""])
         .arg(root.join("scripts/stack"))
         .arg(folder)
@@ -107,8 +107,7 @@ fn guard(root: &Path, folder: &Path) -> ChildStdin {
         .stderr(Stdio::null())
         .process_group(0)
         .spawn()
-        .expect("a shell");
-    child.stdin.expect("the shell's input")
+        .expect("a shell")
 }
 
 /// A name that no other test has.

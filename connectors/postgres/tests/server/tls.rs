@@ -105,7 +105,7 @@ fn every_mode_trusts_whom_libpq_trusts() {
         let row = session.query_one("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()", &[]);
         assert!(row.await.unwrap().get::<_, bool>(0));
         let wrong_name = config("localhost", &format!("sslmode=verify-full&{by_authority}"));
-        let error = client::connect(&wrong_name).await.err().expect("a refusal");
+        let error = client::connect(&wrong_name).await.expect_err("a refusal");
         assert!(matches!(error, Error::Tls { .. }), "{error:?}");
     });
 
