@@ -21,7 +21,7 @@ fn brokers() -> &'static str {
             return brokers;
         }
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let folder = "build/test-kafka";
+        let folder = "build/test-stack";
         let up = Command::new(root.join("scripts/stack"))
             .args(["up", "--dir", folder, "--servers", "kafka"])
             .current_dir(&root)
