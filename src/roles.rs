@@ -7,7 +7,7 @@ use crate::capture;
 use crate::config::{ConfigErrors, Document, Source};
 use crate::operate;
 use crate::topics::Topics;
-use crate::workers::cache;
+use crate::workers::{audit, cache};
 
 /// What a process can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +33,8 @@ pub struct Config {
     pub capture: capture::Settings,
     /// `[cache]`.
     pub cache: cache::Settings,
+    /// `[audit]`.
+    pub audit: audit::Settings,
     /// `[operate]`.
     pub operate: operate::Settings,
 }
@@ -100,6 +102,7 @@ impl Config {
             topics,
             capture: section!("capture", capture::Settings),
             cache,
+            audit: section!("audit", audit::Settings),
             operate: section!("operate", operate::Settings),
         }
     }

@@ -6,7 +6,9 @@
 mod row;
 mod settings;
 mod sink;
+mod worker;
 
 pub use row::{AuditRow, NoRow, Who, audit_row};
 pub use settings::Settings;
 pub use sink::{Appended, Log, Place, Progress};
+pub use worker::Worker;

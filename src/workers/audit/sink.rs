@@ -99,6 +99,9 @@ impl Log {
     ///
     /// # Errors
     /// What PostgreSQL said; then nothing was appended, or, where the connection was lost, all or nothing.
+    ///
+    /// # Panics
+    /// If the batch goes back behind what it builds on.
     pub async fn append(&mut self, from: Progress, to: Progress, rows: &[AuditRow]) -> Result<Appended, Error> {
         assert!(to.next_offset >= from.next_offset, "the audit log's progress went back from {from:?} to {to:?}");
         let mut transaction = self.client.transaction().await?;
