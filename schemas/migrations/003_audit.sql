@@ -46,7 +46,8 @@ BEGIN
         RETURN false;
     END IF;
     PERFORM pg_advisory_xact_lock(hashtext('highwater.make_audit_day'));
-    IF to_regclass(format('highwater.%I', partition)) IS NOT NULL THEN
+    -- Another may have made it while this one waited; to_regclass could still answer from before the wait.
+    IF EXISTS (SELECT FROM pg_class WHERE relname = partition AND relnamespace = 'highwater'::regnamespace) THEN
         RETURN false;
     END IF;
     EXECUTE format('CREATE TABLE highwater.%I (LIKE public.data_change_logs INCLUDING ALL)', partition);

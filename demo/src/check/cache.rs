@@ -143,7 +143,7 @@ pub(super) async fn compare_fences(
 
 /// Returns the invalidated keys that a topic's events touched, each with the Position.
 fn fences<'a>(topic: &'a str, state: &'a State) -> impl Iterator<Item = (String, &'a str)> {
-    state.touched.iter().filter_map(move |(entity, touch)| {
+    state.touched.iter().filter_map(move |((_, entity), touch)| {
         let table = super::tables::table_of(topic, entity)?;
         let (_, suffix) = INVALIDATED.iter().find(|(name, _)| *name == table.name)?;
         Some((format!("part:{}{suffix}", touch.part.as_ref()?), touch.position.as_str()))

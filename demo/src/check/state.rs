@@ -8,13 +8,17 @@ use super::report::Section;
 use super::tables::{self, Rows};
 use super::topics::{Body, Event, Record};
 
+/// A partition and an entity in it.
+pub(super) type Home = (i32, String);
+
 /// What one state topic comes to.
 #[derive(Default)]
 pub(super) struct State {
-    /// The newest live event of each entity.
-    pub(super) newest: HashMap<String, Box<Event>>,
-    /// The newest event or delete of each entity.
-    pub(super) touched: HashMap<String, Touch>,
+    /// The newest live event of each entity in each partition: an entity that moves to another part is deleted in one
+    /// partition and created in another.
+    pub(super) newest: HashMap<Home, Box<Event>>,
+    /// The newest event or delete of each entity in each partition.
+    pub(super) touched: HashMap<Home, Touch>,
     /// The Positions of all events that the log made, without those of the snapshot.
     pub(super) positions: HashSet<String>,
 }
@@ -41,7 +45,7 @@ struct Partition {
 pub(super) fn follow(topic: &str, records: Vec<Record>, section: &mut Section) -> State {
     let mut state = State::default();
     let mut partitions: HashMap<i32, Partition> = HashMap::new();
-    let (mut homes, mut ids) = (HashMap::new(), HashSet::new());
+    let mut ids = HashSet::new();
     for record in records {
         section.compared();
         let at = format!("{topic}/{} at {} ({})", record.partition, record.offset, record.key);
@@ -63,12 +67,7 @@ pub(super) fn follow(topic: &str, records: Vec<Record>, section: &mut Section) -
             continue;
         }
         follow_order(partition, &event, &at, section);
-        if !event.kind.starts_with("catalog.")
-            && *homes.entry(record.key.clone()).or_insert(record.partition) != record.partition
-        {
-            section.differs(|| format!("{at}: the entity stands in two partitions"));
-        }
-        state.apply(topic, record.key, event, partition, &at, section);
+        state.apply(topic, (record.partition, record.key), event, partition, &at, section);
     }
     state
 }
@@ -116,7 +115,7 @@ impl State {
     fn apply(
         &mut self,
         topic: &str,
-        key: String,
+        home: Home,
         event: Box<Event>,
         partition: &mut Partition,
         at: &str,
@@ -125,37 +124,45 @@ impl State {
         if !event.is_snapshot() {
             partition.live += 1;
         }
+        let (partition_number, key) = &home;
         if let Some(table) = key.strip_prefix("truncate/") {
-            self.newest.retain(|key, _| tables::table_of(topic, key).is_none_or(|fed| fed.name != table));
+            let fed = |key: &str| tables::table_of(topic, key).is_some_and(|fed| fed.name == table);
+            self.newest.retain(|(number, key), _| number != partition_number || !fed(key));
             return;
         }
-        if event.entity.as_deref() != Some(&key) {
+        if event.entity.as_ref() != Some(key) {
             section.differs(|| format!("{at}: the entity is {:?}", event.entity));
         }
-        if self.touched.get(&key).is_some_and(|before| before.position >= event.position) {
+        if self.touched.get(&home).is_some_and(|before| before.position >= event.position) {
             section.differs(|| format!("{at}: {} is not after the entity's last event", event.position));
         }
         let part = event.subject.as_deref().and_then(|subject| subject.strip_prefix("part/")).map(str::to_owned);
-        self.touched.insert(key.clone(), Touch { position: event.position.clone(), part });
+        self.touched.insert(home.clone(), Touch { position: event.position.clone(), part });
         if !event.is_snapshot() {
             self.positions.insert(event.position.clone());
         }
         if event.kind.ends_with(".deleted") {
-            partition.owed = Some((key.clone(), event.position.clone()));
-            self.newest.remove(&key);
+            partition.owed = Some((home.1.clone(), event.position.clone()));
+            self.newest.remove(&home);
         } else {
-            self.newest.insert(key, event);
+            self.newest.insert(home, event);
         }
     }
 }
 
 /// Compares the newest event of every entity with the database's rows, both ways.
 pub(super) fn compare(topic: &str, state: &State, rows: &Rows, section: &mut Section) {
+    let mut newest: HashMap<&str, &Event> = HashMap::new();
+    for ((partition, key), event) in &state.newest {
+        if newest.insert(key, event).is_some() {
+            section.differs(|| format!("{topic}/{partition} {key}: the entity lives in another partition too"));
+        }
+    }
     for table in tables::TABLES.iter().filter(|table| table.topic == topic) {
         let Some(rows) = rows.get(table.name) else { continue };
         for (key, row) in rows {
             section.compared();
-            let Some(event) = state.newest.get(key) else {
+            let Some(event) = newest.get(key.as_str()) else {
                 section.differs(|| format!("{topic} {key}: the row of {} has no event", table.name));
                 continue;
             };
@@ -171,10 +178,10 @@ pub(super) fn compare(topic: &str, state: &State, rows: &Rows, section: &mut Sec
             }
         }
     }
-    for key in state.newest.keys() {
+    for key in newest.keys() {
         let known = tables::table_of(topic, key)
             .and_then(|table| rows.get(table.name))
-            .is_some_and(|rows| rows.contains_key(key));
+            .is_some_and(|rows| rows.contains_key(*key));
         if !known {
             section.differs(|| format!("{topic} {key}: an event without a row"));
         }
