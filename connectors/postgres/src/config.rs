@@ -134,7 +134,7 @@ pub struct ConfigError(pub(crate) String);
 /// `host=… port=… user=…`.
 ///
 /// Beside what [`Endpoint`] and the enums show: `application_name`, `connect_timeout` (seconds), `sslrootcert` (a file,
-/// or `system`), `options`. Several hosts are tried in turn. A setting that is not known is refused rather than ignored.
+/// or `system`), `sslcert` and `sslkey` (files: a certificate to log in with), `options`. Several hosts are tried in turn. A setting that is not known is refused rather than ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectConfig {
     pub(crate) endpoints: Vec<Endpoint>,
@@ -145,6 +145,8 @@ pub struct ConnectConfig {
     pub(crate) connect_timeout: Duration,
     pub(crate) sslmode: SslMode,
     pub(crate) root_certificate: Option<PathBuf>,
+    pub(crate) own_certificate: Option<PathBuf>,
+    pub(crate) own_key: Option<PathBuf>,
     pub(crate) channel_binding: ChannelBinding,
     pub(crate) target: TargetSession,
     pub(crate) options: Option<String>,

@@ -12,7 +12,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use x509_cert::Certificate;
@@ -45,7 +45,23 @@ pub(crate) fn client_config(config: &ConnectConfig) -> Result<ClientConfig, Conf
         .with_safe_default_protocol_versions()
         .map_err(|error| ConfigError(format!("TLS cannot be set up: {error}")))?;
     let verifier = Arc::new(Verifier { trust, provider });
-    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+    let (Some(certificate), Some(key)) = (&config.own_certificate, &config.own_key) else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let chain = certificates(certificate, "sslcert")?;
+    let secret = PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| ConfigError(format!("sslkey {}: no PEM key can be read: {error}", key.display())))?;
+    let own = builder.with_client_auth_cert(chain, secret);
+    own.map_err(|error| {
+        ConfigError(format!("sslcert {} with sslkey {}: {error}", certificate.display(), key.display()))
+    })
+}
+
+fn certificates(path: &Path, setting: &str) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+    CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|error| ConfigError(format!("{setting} {}: no PEM certificates can be read: {error}", path.display())))
 }
 
 /// Whose certificates count.
@@ -61,9 +77,7 @@ impl Trust {
         let pinned = if roots == Path::new("system") {
             rustls_native_certs::load_native_certs().certs
         } else {
-            CertificateDer::pem_file_iter(roots)
-                .and_then(Iterator::collect)
-                .map_err(|error| wrong(format!("no PEM certificates can be read: {error}")))?
+            certificates(roots, "sslrootcert")?
         };
         let mut store = RootCertStore::empty();
         if store.add_parsable_certificates(pinned.iter().cloned()).0 == 0 {

@@ -121,6 +121,8 @@ pub(super) fn build(settings: Settings) -> Result<ConnectConfig, ConfigError> {
         connect_timeout: CONNECT_TIMEOUT,
         sslmode: SslMode::Prefer,
         root_certificate: None,
+        own_certificate: None,
+        own_key: None,
         channel_binding: ChannelBinding::Prefer,
         target: TargetSession::Any,
         options: None,
@@ -139,6 +141,8 @@ pub(super) fn build(settings: Settings) -> Result<ConnectConfig, ConfigError> {
             "options" => config.options = Some(value),
             "connect_timeout" => config.connect_timeout = seconds(&value)?,
             "sslrootcert" => config.root_certificate = Some(PathBuf::from(value)),
+            "sslcert" => config.own_certificate = Some(PathBuf::from(value)),
+            "sslkey" => config.own_key = Some(PathBuf::from(value)),
             "sslmode" => config.sslmode = choice(&name, &value, &SSL_MODES)?,
             "channel_binding" => config.channel_binding = choice(&name, &value, &CHANNEL_BINDINGS)?,
             "target_session_attrs" => config.target = choice(&name, &value, &TARGETS)?,
@@ -150,6 +154,9 @@ pub(super) fn build(settings: Settings) -> Result<ConnectConfig, ConfigError> {
     }
     if config.database.is_empty() {
         config.database.clone_from(&config.user);
+    }
+    if config.own_certificate.is_some() != config.own_key.is_some() {
+        return Err(wrong("a database's address has one of sslcert and sslkey; they belong together"));
     }
     config.endpoints = endpoints(&hosts, &addresses, &ports)?;
     let text = [&config.user, &config.database].into_iter().chain(&config.application_name).chain(&config.options);
@@ -294,6 +301,7 @@ mod tests {
             ("user='u", "quote"),
             ("localhost", "name=value"),
             ("host=a,b port=1,2,3 user=u", "3 ports"),
+            ("host=a user=u sslcert=/x.crt", "sslkey"),
             ("host=a hostaddr=nowhere user=u", "nowhere"),
         ] {
             let error = ConnectConfig::parse(text).unwrap_err().to_string();

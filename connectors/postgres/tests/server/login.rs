@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use highwater_postgres::{ConnectConfig, Connection, Error, Secret, Session, TransactionStatus};
 
-use crate::stack::{TIMEOUT, fresh, server, until, write};
+use crate::stack::{TIMEOUT, fresh, server, until};
 
 fn refusal(config: &ConnectConfig) -> Error {
     Connection::connect(config, Session::Ordinary).expect_err("a refusal")
@@ -63,10 +63,7 @@ fn old_ways_to_log_in_work_and_a_password_never_travels_in_clear() {
          RESET password_encryption; CREATE ROLE {clear} LOGIN PASSWORD '{0}'",
         server().password()
     ));
-    let path = server().folder().join("conf/pg_hba.conf");
-    let rules = std::fs::read_to_string(&path).unwrap();
-    write(&path, &format!("host all {md5} 127.0.0.1/32 md5\nhost all {clear} 127.0.0.1/32 password\n{rules}"));
-    server().sql("SELECT pg_reload_conf()");
+    server().allow(&format!("host all {md5} 127.0.0.1/32 md5\nhost all {clear} 127.0.0.1/32 password"));
 
     let refused = until("the new rules", || {
         let error = Connection::connect(&server().tcp(&clear, "shop?sslmode=disable"), Session::Ordinary).err()?;

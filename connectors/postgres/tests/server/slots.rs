@@ -19,6 +19,7 @@ fn a_slot_is_made_seen_and_removed() {
     );
     assert_eq!((state.database.as_deref(), state.temporary, state.active_pid), (Some("shop"), false, None));
     assert_eq!((state.confirmed_flush, state.wal_status), (Some(created.consistent_point), Some(WalStatus::Reserved)));
+    assert_eq!((state.failover, state.synced), (connection.server_version() >= 170_000, false));
     assert!(state.restart_lsn.is_some_and(|restart| restart <= created.consistent_point) && !state.two_phase);
 
     let again = connection.create_slot(&name, SlotOptions::default(), TIMEOUT).unwrap_err();

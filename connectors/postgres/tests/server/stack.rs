@@ -5,8 +5,8 @@ use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use highwater_postgres::{ConnectConfig, Connection, Rows, Secret, Session};
@@ -85,6 +85,17 @@ impl Server {
 
     pub(crate) fn sql(&self, sql: &str) -> Rows {
         self.session().simple_query(sql, TIMEOUT).unwrap()
+    }
+
+    /// Puts rules before those that say who may log in; the server takes them up a moment later.
+    pub(crate) fn allow(&self, rules: &str) {
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let turn = ONE_AT_A_TIME.lock();
+        let path = self.folder.join("conf/pg_hba.conf");
+        let others = std::fs::read_to_string(&path).expect("the server's rules");
+        write(&path, &format!("{rules}\n{others}"));
+        drop(turn);
+        self.sql("SELECT pg_reload_conf()");
     }
 
     /// Runs `scripts/stack COMMAND primary`.

@@ -3,13 +3,13 @@
 //! The server makes its own keys and certificates, as itself, so that their owner is right.
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
 
-use highwater_postgres::{Connection, Error, Session, client};
+use highwater_postgres::{ConnectConfig, Connection, Error, Secret, Session, client};
 
 use crate::stack::{TIMEOUT, server, until, write};
 
-/// An authority, a certificate of it for 127.0.0.1 alone, and a self-signed one for localhost.
+/// An authority, two certificates of it, for the server as 127.0.0.1 alone and for the role `certified`, and one that is
+/// self-signed, for localhost.
 const CERTIFICATES: &str = "
 umask 077
 key='-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2'
@@ -17,44 +17,43 @@ openssl req -x509 $key -keyout ca.key -out ca.crt -subj /CN=authority
 openssl req $key -keyout leaf.key -out leaf.csr -subj /CN=leaf
 echo subjectAltName=IP:127.0.0.1 > leaf.ext
 openssl x509 -req -in leaf.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile leaf.ext -out leaf.crt
+openssl req $key -keyout client.key -out client.csr -subj /CN=certified
+openssl x509 -req -in client.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile leaf.ext -out client.crt
 openssl req -x509 $key -keyout self.key -out self.crt -subj /CN=self -addext subjectAltName=DNS:localhost
 ";
 
 struct Certificates {
     authority: PathBuf,
     own: PathBuf,
+    client: PathBuf,
+    client_key: PathBuf,
 }
 
 /// Serves the certificate that is named, and waits until new sessions get it.
 fn serve(name: &str) {
-    for setting in [format!("ssl_cert_file = '{name}.crt'"), format!("ssl_key_file = '{name}.key'"), "ssl = on".into()]
-    {
+    let files = [format!("ssl_cert_file = '{name}.crt'"), format!("ssl_key_file = '{name}.key'")];
+    for setting in files.into_iter().chain(["ssl_ca_file = 'ca.crt'".to_owned(), "ssl = on".to_owned()]) {
         server().sql(&format!("ALTER SYSTEM SET {setting}"));
     }
     server().sql("SELECT pg_reload_conf()");
 }
 
-fn certificates() -> &'static Certificates {
-    static CERTIFICATES_MADE: OnceLock<Certificates> = OnceLock::new();
-    CERTIFICATES_MADE.get_or_init(|| {
-        let script = CERTIFICATES.trim().replace('\n', " && ").replace('\'', "''");
-        server().sql(&format!("COPY (SELECT 1) TO PROGRAM '{{ {script} ; }} > certificates.log 2>&1'"));
-        let fetch = |name: &str| {
-            let path = server().folder().join(name);
-            write(&path, server().sql(&format!("SELECT pg_read_file('{name}')")).single().unwrap());
-            path
-        };
-        let made = Certificates { authority: fetch("ca.crt"), own: fetch("self.crt") };
-        serve("leaf");
-        until("TLS", || attempt("127.0.0.1", "sslmode=require").ok());
-        made
-    })
+fn certificates() -> Certificates {
+    let script = CERTIFICATES.trim().replace('\n', " && ").replace('\'', "''");
+    server().sql(&format!("COPY (SELECT 1) TO PROGRAM '{{ {script} ; }} > certificates.log 2>&1'"));
+    let fetch = |name: &str| {
+        let path = server().folder().join(name);
+        write(&path, server().sql(&format!("SELECT pg_read_file('{name}')")).single().unwrap());
+        path
+    };
+    let (authority, own) = (fetch("ca.crt"), fetch("self.crt"));
+    Certificates { authority, own, client: fetch("client.crt"), client_key: fetch("client.key") }
 }
 
-fn config(host: &str, settings: &str) -> highwater_postgres::ConnectConfig {
+fn config(host: &str, settings: &str) -> ConnectConfig {
     let url = format!("postgresql://postgres@{host}:{}/shop?hostaddr=127.0.0.1&{settings}", server().port());
-    let password = highwater_postgres::Secret::new(server().password());
-    highwater_postgres::ConnectConfig::parse(&url).unwrap().with_password(password)
+    let password = Secret::new(server().password());
+    ConnectConfig::parse(&url).unwrap().with_password(password)
 }
 
 fn attempt(host: &str, settings: &str) -> Result<Connection, Error> {
@@ -71,6 +70,8 @@ fn refusal(host: &str, settings: &str) -> String {
 #[test]
 fn every_mode_trusts_whom_libpq_trusts() {
     let made = certificates();
+    serve("leaf");
+    until("TLS", || attempt("127.0.0.1", "sslmode=require").ok());
     let (authority, own) = (made.authority.display(), made.own.display());
 
     for settings in ["sslmode=prefer", "sslmode=require", "sslmode=require&channel_binding=require"] {
@@ -108,6 +109,16 @@ fn every_mode_trusts_whom_libpq_trusts() {
         let error = client::connect(&wrong_name).await.expect_err("a refusal");
         assert!(matches!(error, Error::Tls { .. }), "{error:?}");
     });
+
+    // A certificate to log in with, instead of a password.
+    server().sql("CREATE ROLE certified LOGIN");
+    server().allow("hostssl all certified 127.0.0.1/32 cert");
+    let url = format!("postgresql://certified@127.0.0.1:{}/shop?sslmode=require", server().port());
+    let (certificate, key) = (made.client.display(), made.client_key.display());
+    let own_certificate = ConnectConfig::parse(&format!("{url}&sslcert={certificate}&sslkey={key}")).unwrap();
+    until("the new rule", || Connection::connect(&own_certificate, Session::Ordinary).ok());
+    let none = Connection::connect(&ConnectConfig::parse(&url).unwrap(), Session::Ordinary).expect_err("a refusal");
+    assert!(matches!(none, Error::Refused { .. }), "{none:?}");
 
     // A server's own self-signed certificate as the root.
     serve("self");
