@@ -115,7 +115,7 @@ fn a_silent_host_leaves_time_for_the_next() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("postgresql://postgres@{},127.0.0.1:{}/shop", silent.local_addr().unwrap(), server().port());
     let config = ConnectConfig::parse(&url).unwrap().with_password(Secret::new(server().password()));
-    let config = config.with_connect_timeout(Duration::from_secs(4));
+    let config = config.with_connect_timeout(Duration::from_secs(6));
     assert!(Connection::connect(&config, Session::Ordinary).unwrap().address().ends_with(server().port()));
 }
 

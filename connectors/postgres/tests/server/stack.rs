@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use highwater_postgres::{ConnectConfig, Connection, Rows, Secret, Session};
 
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_mins(1);
 
 pub(crate) struct Server {
     folder: PathBuf,
