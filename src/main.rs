@@ -1,3 +1,119 @@
-//! The command line.
+//! The command line: parse, load configuration, run roles, drain.
 
-fn main() {}
+mod run;
+mod start;
+mod telemetry;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+use highwater::operate::replay;
+use highwater::roles::{Config, Role};
+
+/// Keeps every copy of a shop's catalogue at the primary's high-water mark.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    /// Where the settings stand; any of them also comes from `HIGHWATER_<SECTION>_<KEY>`.
+    #[arg(long, global = true, env = "HIGHWATER_CONFIG", default_value = "config.toml", value_name = "PATH")]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs roles until SIGTERM or Ctrl-C; a second one ends at once.
+    Run {
+        /// What this process is; everything if none is named.
+        roles: Vec<RoleName>,
+    },
+    /// Reads the topics again from their beginning, beside live traffic, and ends by itself.
+    Replay {
+        /// Which copy is rebuilt.
+        #[arg(long)]
+        into: Copied,
+    },
+}
+
+/// A copy that can be rebuilt from the topics.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Copied {
+    Cache,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum RoleName {
+    Capture,
+    Cache,
+    Audit,
+}
+
+impl From<RoleName> for Role {
+    fn from(name: RoleName) -> Self {
+        match name {
+            RoleName::Capture => Self::Capture,
+            RoleName::Cache => Self::Cache,
+            RoleName::Audit => Self::Audit,
+        }
+    }
+}
+
+/// Exit code where the configuration, like the command line, is not one that can run.
+const REFUSED: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let config = match Config::load(&cli.config) {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(REFUSED);
+        }
+    };
+    match execute(cli.command, config) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("highwater: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(command: Command, config: Config) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let outcome = match command {
+        Command::Run { roles } => {
+            telemetry::start_logs(&config.operate)?;
+            let metrics = telemetry::start_metrics()?;
+            runtime.block_on(run::run(config, &chosen(roles), metrics))
+        }
+        Command::Replay { into: Copied::Cache } => {
+            telemetry::start_logs(&config.operate)?;
+            let show = |advance| println!("{advance}");
+            let summary = runtime.block_on(replay::replay(&config.topics, &config.cache, show));
+            summary
+                .map(|summary| {
+                    println!("{summary}");
+                    ExitCode::SUCCESS
+                })
+                .context("the replay ended early; what it did stands, and it can be started again")
+        }
+    };
+    // What hangs past its deadline must not keep the process.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Returns the named roles once each, in the order in which a change reaches them.
+fn chosen(names: Vec<RoleName>) -> Vec<Role> {
+    if names.is_empty() {
+        return Role::ALL.to_vec();
+    }
+    let mut roles: Vec<Role> = names.into_iter().map(Role::from).collect();
+    roles.sort_unstable();
+    roles.dedup();
+    roles
+}

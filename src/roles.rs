@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::Path;
 
 use crate::capture;
-use crate::config::{ConfigErrors, Document, Source};
-use crate::operate;
+use crate::config::{ConfigErrors, Document, Section, Source};
+use crate::running;
 use crate::topics::Topics;
 use crate::workers::{audit, cache};
 
@@ -18,8 +18,6 @@ pub enum Role {
     Cache,
     /// History to `data_change_logs`.
     Audit,
-    /// Topics to browsers.
-    Storefront,
 }
 
 /// Every setting of every role.
@@ -36,12 +34,12 @@ pub struct Config {
     /// `[audit]`.
     pub audit: audit::Settings,
     /// `[operate]`.
-    pub operate: operate::Settings,
+    pub operate: running::Settings,
 }
 
 impl Role {
     /// Every role, in the order in which a change reaches them.
-    pub const ALL: [Self; 4] = [Self::Capture, Self::Cache, Self::Audit, Self::Storefront];
+    pub const ALL: [Self; 3] = [Self::Capture, Self::Cache, Self::Audit];
 
     /// Returns the name on the command line, in metrics and in logs; also that of the role's section.
     #[must_use]
@@ -50,7 +48,6 @@ impl Role {
             Self::Capture => "capture",
             Self::Cache => "cache",
             Self::Audit => "audit",
-            Self::Storefront => "storefront",
         }
     }
 }
@@ -82,30 +79,23 @@ impl Config {
     }
 
     fn read_sections(document: &Document) -> Self {
-        macro_rules! section {
-            ($name:literal, $settings:ty) => {{
-                let mut section = document.section($name);
-                let settings = <$settings>::read(&mut section);
-                section.finish();
-                settings
-            }};
-        }
-        let source = section!("source", Source);
-        let mut section = document.section("topics");
-        let topics = Topics::read(&mut section, &source.topic_prefix);
-        section.finish();
-        let mut section = document.section("cache");
-        let cache = cache::Settings::read(&mut section, &source.map);
-        section.finish();
+        let source = read(document, "source", Source::read);
         Self {
+            topics: read(document, "topics", |section| Topics::read(section, &source.topic_prefix)),
+            capture: read(document, "capture", capture::Settings::read),
+            cache: read(document, "cache", |section| cache::Settings::read(section, &source.map)),
+            audit: read(document, "audit", audit::Settings::read),
+            operate: read(document, "operate", running::Settings::read),
             source,
-            topics,
-            capture: section!("capture", capture::Settings),
-            cache,
-            audit: section!("audit", audit::Settings),
-            operate: section!("operate", operate::Settings),
         }
     }
+}
+
+fn read<'a, T>(document: &'a Document, name: &str, settings: impl FnOnce(&mut Section<'a>) -> T) -> T {
+    let mut section = document.section(name);
+    let settings = settings(&mut section);
+    section.finish();
+    settings
 }
 
 #[cfg(test)]

@@ -7,14 +7,10 @@ KAFKA_LIBS=$ROOT/build/kafka-$KAFKA_VERSION/libs
 
 # kafka_command HEAP ARGUMENT...: prints a Java command line, one word per line, for `mapfile`.
 kafka_command() {
-    local heap=$1 options
+    local heap=$1
     shift
-    # The first compiler alone: a start costs 2.8 s of CPU instead of 4.6, and the second one's threads do not take a core from
-    # what is being measured. For a benchmark of the broker itself, HIGHWATER_STACK_KAFKA_OPTIONS=-XX:TieredStopAtLevel=4.
-    read -ra options <<<"-XX:TieredStopAtLevel=1 ${HIGHWATER_STACK_KAFKA_OPTIONS:-}"
-    printf '%s\n' java "-Xmx$heap" -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -XX:-UsePerfData "${options[@]}" \
-        "-Djava.io.tmpdir=$DIR/tmp" "-Dlog4j2.configurationFile=$ROOT/scripts/kafka/log4j2.properties" \
-        -cp "$KAFKA_LIBS/*" "$@"
+    printf '%s\n' java "-Xmx$heap" -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -XX:-UsePerfData "-Djava.io.tmpdir=$DIR/tmp" \
+        "-Dlog4j2.configurationFile=$ROOT/scripts/kafka/log4j2.properties" -cp "$KAFKA_LIBS/*" "$@"
 }
 
 write_kafka_conf() {
@@ -51,7 +47,7 @@ start_kafka() {
     if [[ ! -e $DIR/kafka/meta.properties ]]; then
         rm -rf "$DIR/kafka"
         mkdir "$DIR/kafka"
-        mapfile -t command < <(kafka_command 128m kafka.tools.StorageTool format \
+        mapfile -t command < <(kafka_command 128m -XX:TieredStopAtLevel=1 kafka.tools.StorageTool format \
             --config "$DIR/conf/kafka.properties" --cluster-id "$(cluster_id)")
         "${command[@]}" >>"$DIR/log/kafka.log" 2>&1 || fail_with_log kafka "Kafka's storage could not be formatted"
     fi

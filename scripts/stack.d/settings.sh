@@ -38,33 +38,25 @@ listening() {
     done
 }
 
-# A running server keeps its port. The others get the one asked for, the one they had if it is free, or the next free one.
+# A running server keeps its port. The others get the one asked for, the one they had, or the next free one.
 choose_ports() {
-    local listener asked homeless=() taken
+    local listener port asked taken
     taken=" $(listening | tr '\n' ' ') "
+    # Where the search starts follows from the folder's name, so that two stacks that start at one moment look at different
+    # ports. The range lies below the one that the kernel takes outgoing connections' ports from.
+    local next=$((20000 + $(cksum <<<"$DIR" | cut -d' ' -f1) % 1500 * 8))
     for listener in "${LISTENERS[@]}"; do
         is_running "${listener%_controller}" && continue
         asked=HIGHWATER_STACK_${listener^^}_PORT
-        PORT[$listener]=${!asked:-${PORT[$listener]}}
-        if [[ -n ${PORT[$listener]} ]] && ! is_taken "${PORT[$listener]}"; then
-            taken+="$(printf %04X "${PORT[$listener]}") "
-        elif [[ -n ${!asked:-} ]]; then
-            fail "$asked=${!asked}: something listens there already"
-        else
-            homeless+=("$listener")
-        fi
-    done
-    # Where the search starts follows from the folder's name, so that two stacks that start at one moment look at different
-    # ports. The range lies below the one that the kernel takes outgoing connections' ports from.
-    local port=$((20000 + $(cksum <<<"$DIR" | cut -d' ' -f1) % 1500 * 8))
-    for listener in "${homeless[@]}"; do
-        while is_taken "$port"; do ((++port)); done
-        PORT[$listener]=$((port++))
+        port=${!asked:-${PORT[$listener]}}
+        while [[ -z $port || $taken == *" $(printf %04X "$port") "* ]]; do
+            [[ -z ${!asked:-} ]] || fail "$asked=$port: something listens there already"
+            port=$((next++))
+        done
+        PORT[$listener]=$port
+        taken+="$(printf %04X "$port") "
     done
 }
-
-# Looks at `taken` of choose_ports.
-is_taken() { [[ $taken == *" $(printf %04X "$1") "* ]]; }
 
 # A Unix socket's path may have 107 bytes, so that a deep checkout needs a short folder elsewhere.
 choose_socket_dir() {

@@ -1,4 +1,4 @@
-//! The sections that every role shares: `[source]`, the database that is captured, and `[topics]`, where its changes go.
+//! The section `[source]`, which every role shares: the database that is captured, and what its rows mean.
 
 use std::collections::BTreeMap;
 

@@ -91,12 +91,12 @@ impl Attempts {
 ///
 /// # Errors
 /// If the server did not answer in time, or answered with an error that `is_transient` does not call so.
-pub async fn reach<T, E: Display>(
+pub async fn reach<T, E: Display, F: Future<Output = Result<T, E>>>(
     target: &Target,
     patience: Patience,
     shutdown: &Shutdown,
     is_transient: impl Fn(&E) -> bool,
-    mut attempt: impl AsyncFnMut() -> Result<T, E>,
+    mut attempt: impl FnMut() -> F,
 ) -> Result<T, GaveUp<E>> {
     let mut trial = Trial::start(target, patience);
     loop {
@@ -227,9 +227,9 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_comes_up_late_is_reached() {
         let mut left = 3;
-        let attempt = async || {
+        let attempt = || {
             left -= 1;
-            if left == 0 { Ok("up") } else { Err("down".to_owned()) }
+            std::future::ready(if left == 0 { Ok("up") } else { Err("down".to_owned()) })
         };
         let reached = reach(&target(), PATIENCE, &Shutdown::new(), |_: &String| true, attempt).await;
         assert_eq!(reached.unwrap(), "up");

@@ -22,7 +22,7 @@ struct Shop {
 
 impl Shop {
     async fn new() -> Self {
-        let variables = stack::with(&["primary"]);
+        let variables = stack::SHARED.with(&["primary"]);
         let name = stack::fresh("audit").replace('-', "_");
         let in_new = |url: &str| format!("{}/{name}", url.rsplit_once('/').unwrap().0);
         let admin = Endpoints::connect(&variables["ADMIN_DATABASE"]).await.unwrap();

@@ -1,5 +1,11 @@
-//! The pipeline on real servers. One binary, one module for each part.
+//! The promises of the whole system, on real PostgreSQL, Kafka and Redis, with the real binary. What the tests know of
+//! the copies they read for themselves; nothing here looks through Highwater's own eyes.
 
 mod audit;
 mod delivery;
+mod faults;
+mod kills;
+mod pipeline;
+mod process;
+mod shop;
 mod stack;

@@ -1,40 +1,69 @@
-//! The servers that the tests run on: `scripts/stack` starts each once, when the first test needs it, and leaves it running
-//! for the next run.
+//! The servers that the tests run on: `scripts/stack` starts each once, when the first test needs it. `make test` stops
+//! them in the end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What the stack's env file says: ports, addresses, passwords.
-pub(crate) type Variables = BTreeMap<String, String>;
+/// What a stack's env file says: ports, addresses, passwords.
+pub(crate) type Variables = HashMap<String, String>;
 
-/// Where the stack of the tests lives, from the repository's root.
-const FOLDER: &str = "build/test-stack";
+/// Servers that no test harms.
+pub(crate) static SHARED: Stack = Stack::new("build/test-stack");
+/// Servers of whole shops, which are killed now and then; one shop at a time uses them.
+pub(crate) static SHOPS: Stack = Stack::new("build/test-shops");
 
-/// Returns the stack's variables once these servers are up.
-pub(crate) fn with(servers: &[&'static str]) -> Variables {
-    static UP: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
-    // A test that failed while it started a server leaves the set as it was.
-    let mut up = UP.lock().unwrap_or_else(PoisonError::into_inner);
-    let missing: Vec<&str> = servers.iter().copied().filter(|server| !up.contains(server)).collect();
-    if !missing.is_empty() {
-        run(&["up", "--servers", &missing.join(",")]);
-        up.extend(servers);
-    }
-    let path = folder().join("env");
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    text.lines().filter_map(|line| line.split_once('=')).map(|(name, value)| (name.to_owned(), plain(value))).collect()
+/// Servers in a folder of their own.
+pub(crate) struct Stack {
+    /// From the checkout's root.
+    folder: &'static str,
+    up: Mutex<BTreeSet<&'static str>>,
 }
 
-/// Runs a command of `scripts/stack` on the tests' stack.
-pub(crate) fn run(command: &[&str]) {
-    let mut stack = Command::new(root().join("scripts/stack"));
-    let output = stack.args(command).arg("--dir").arg(FOLDER).current_dir(root()).output();
-    let output = output.unwrap_or_else(|error| panic!("scripts/stack does not run: {error}"));
-    assert!(output.status.success(), "scripts/stack {command:?}: {}", String::from_utf8_lossy(&output.stderr));
+impl Stack {
+    const fn new(folder: &'static str) -> Self {
+        Self { folder, up: Mutex::new(BTreeSet::new()) }
+    }
+
+    /// Returns the variables once these servers are up.
+    pub(crate) fn with(&self, servers: &[&'static str]) -> Variables {
+        // A test that failed while it started a server leaves the set as it was.
+        let mut up = self.up.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing: Vec<&str> = servers.iter().copied().filter(|server| !up.contains(server)).collect();
+        if !missing.is_empty() {
+            self.run(&["up", "--servers", &missing.join(",")]);
+            up.extend(servers);
+        }
+        let path = self.path().join("env");
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let pairs = text.lines().filter_map(|line| line.split_once('='));
+        pairs.map(|(name, value)| (name.to_owned(), plain(value))).collect()
+    }
+
+    /// Returns the folder of the servers.
+    pub(crate) fn path(&self) -> PathBuf {
+        root().join(self.folder)
+    }
+
+    /// Ends a server as a power cut would.
+    pub(crate) fn kill(&self, server: &str) {
+        self.run(&["kill", server]);
+    }
+
+    /// Starts a server again and waits until it answers.
+    pub(crate) fn start(&self, server: &str) {
+        self.run(&["start", server]);
+    }
+
+    fn run(&self, command: &[&str]) {
+        let mut stack = Command::new(root().join("scripts/stack"));
+        let output = stack.args(command).arg("--dir").arg(self.folder).current_dir(root()).output();
+        let output = output.unwrap_or_else(|error| panic!("scripts/stack does not run: {error}"));
+        assert!(output.status.success(), "scripts/stack {command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 /// Returns a name that no other test and no earlier run has, for topics, groups and keys.
@@ -44,12 +73,9 @@ pub(crate) fn fresh(what: &str) -> String {
     format!("{what}-{}-{}", now.as_millis(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-fn root() -> &'static Path {
+/// Returns the checkout's root.
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn folder() -> PathBuf {
-    root().join(FOLDER)
 }
 
 /// Takes a shell's quotes off.

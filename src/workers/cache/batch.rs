@@ -50,13 +50,15 @@ pub struct Poison {
 
 /// Divides records into calls, in their order, up to the first that cannot be applied.
 ///
-/// `from` is the partition's progress before them. Marks that stand below the offset `marks_from` are ignored.
+/// `from` is the partition's progress before them, `next_offset` that behind all of them and behind records that nobody
+/// needs. Marks that stand below the offset `marks_from` are ignored.
 #[must_use]
 pub(super) fn divide<'a>(
     plan: &Plan,
     from: Option<Progress>,
     marks_from: u64,
     records: &[Incoming<'a>],
+    next_offset: u64,
 ) -> (Vec<Call<'a>>, Option<Poison>) {
     let mut calls = Vec::new();
     let mut open = Open::after(from.unwrap_or(Progress { offset: 0, mark: None, newest: None }));
@@ -71,6 +73,7 @@ pub(super) fn divide<'a>(
             open = next;
         }
     }
+    open.reach(next_offset);
     calls.extend(open.close());
     (calls, None)
 }
@@ -91,7 +94,7 @@ pub struct Changes<'a> {
 /// Returns what records of any partitions change, up to the first that cannot be applied.
 #[must_use]
 pub fn changes_of<'a>(plan: &Plan, records: &[Incoming<'a>]) -> Changes<'a> {
-    let (calls, poison) = divide(plan, None, u64::MAX, records);
+    let (calls, poison) = divide(plan, None, u64::MAX, records, 0);
     let events = calls.iter().map(|call| call.events).sum();
     let done = calls.iter().map(|call| call.records).sum::<usize>();
     let passed = done + usize::from(poison.is_some());
@@ -106,11 +109,13 @@ struct Open<'a> {
     times: Vec<&'a str>,
     bytes: usize,
     records: usize,
+    /// Whether there is anything to say to Redis.
+    moved: bool,
 }
 
 impl<'a> Open<'a> {
     fn after(to: Progress) -> Self {
-        Self { changes: Vec::new(), to, events: 0, times: Vec::new(), bytes: 0, records: 0 }
+        Self { changes: Vec::new(), to, events: 0, times: Vec::new(), bytes: 0, records: 0, moved: false }
     }
 
     fn add(&mut self, plan: &Plan, marks_from: u64, record: &Incoming<'a>) -> Result<(), Unplannable> {
@@ -130,14 +135,23 @@ impl<'a> Open<'a> {
                 }
             }
         }
-        self.to.offset = record.offset + 1;
+        self.reach(record.offset + 1);
         self.records += 1;
+        // Also where the offset does not grow: a replay reads several partitions at once.
+        self.moved = true;
         Ok(())
     }
 
+    fn reach(&mut self, offset: u64) {
+        if offset > self.to.offset {
+            self.to.offset = offset;
+            self.moved = true;
+        }
+    }
+
     fn close(self) -> Option<Call<'a>> {
-        let Self { changes, to, events, times, records, .. } = self;
-        (records > 0).then(|| Call { changes: coalesce(changes), to, events, records, times })
+        let Self { changes, to, events, times, records, moved, .. } = self;
+        moved.then(|| Call { changes: coalesce(changes), to, events, records, times })
     }
 }
 

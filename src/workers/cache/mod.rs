@@ -14,4 +14,4 @@ pub use batch::{Changes, Incoming, Poison, changes_of};
 pub use plan::{Fed, Plan, Rule, Unplannable, scope};
 pub use settings::Settings;
 pub use template::{BadTemplate, Template};
-pub use worker::{Batch, Verdict, Worker};
+pub use worker::CacheWorker;

@@ -16,7 +16,7 @@ use crate::stack;
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn connection() -> Connection {
-    Connection::new(&stack::with(&["kafka"])["HIGHWATER_TOPICS_BROKERS"], "delivery-tests")
+    Connection::new(&stack::SHARED.with(&["kafka"])["HIGHWATER_TOPICS_BROKERS"], "delivery-tests")
 }
 
 fn events(range: std::ops::Range<u64>) -> Vec<Seen> {

@@ -1,0 +1,89 @@
+//! What no restart mends is named, with the choices; what a restart mends is mended without anybody's help.
+
+use highwater_demo::check;
+
+use crate::process::Pipeline;
+use crate::shop::{Shop, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_is_missing_although_the_topics_hold_progress_is_refused_with_the_choices() {
+    let shop = Shop::open("missing_slot", 20).await;
+    let mut pipeline = shop.pipeline(&["capture"]).await;
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    let slot = shop.endpoints.variables["HIGHWATER_SOURCE_SLOT"].clone();
+    let drop = format!("SELECT pg_drop_replication_slot('{slot}')");
+    eventually("the slot is dropped", async || shop.admin.simple_query(&drop).await.is_ok()).await;
+    let mut pipeline = Pipeline::start(&shop, &["capture"]);
+    assert_eq!(pipeline.ended().code(), Some(1));
+    let log = pipeline.log();
+    for expected in [&format!("slot `{slot}` is missing"), "holds progress up to", "to begin anew with a snapshot"] {
+        assert!(log.contains(expected), "`{expected}` is not in:\n{log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_made_anew_by_hand_is_a_gap_and_refused() {
+    let shop = Shop::open("anew", 20).await;
+    let mut pipeline = shop.pipeline(&["capture"]).await;
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    let slot = shop.endpoints.variables["HIGHWATER_SOURCE_SLOT"].clone();
+    let drop = format!("SELECT pg_drop_replication_slot('{slot}')");
+    eventually("the slot is dropped", async || shop.admin.simple_query(&drop).await.is_ok()).await;
+    shop.admin.batch_execute("UPDATE stock_levels SET current_stock = current_stock + 1").await.expect("a lost update");
+    let make = format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')");
+    shop.admin.simple_query(&make).await.expect("a slot made by hand");
+    let mut pipeline = Pipeline::start(&shop, &["capture"]);
+    assert_eq!(pipeline.ended().code(), Some(1));
+    assert!(pipeline.log().contains("the slot was made anew, or Kafka lost records"), "{}", pipeline.log());
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_capture_stands_by_and_takes_over_when_the_first_dies() {
+    let shop = Shop::open("takeover", 20).await;
+    let first = shop.pipeline(&[]).await;
+    let mut standby_shop_variables = shop.endpoints.variables.clone();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    standby_shop_variables.insert("HIGHWATER_OPERATE_LISTEN".to_owned(), free.expect("a free port").to_string());
+    let mut second = Pipeline::start_with(&shop, &["capture"], &standby_shop_variables);
+    eventually("the second one says that it stands by", async || second.log().contains("another capture is at work"))
+        .await;
+    first.kill();
+    second.is_ready().await;
+    let _rest = Pipeline::start(&shop, &["cache", "audit"]);
+    shop.admin.batch_execute("UPDATE stock_levels SET current_stock = 77").await.expect("an update");
+    let report = check::everything(&shop.endpoints, &check::Options::default()).await.expect("the check runs");
+    assert!(report.is_clean(), "{report}");
+    assert!(second.terminate().success());
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_waits_for_a_missing_standby_is_published_only_when_the_primary_shows_it() {
+    let shop = Shop::open("visible", 20).await;
+    let mut pipeline = shop.pipeline(&[]).await;
+    let before = shop.value("SELECT current_stock FROM stock_levels WHERE part_id = 3").await;
+    shop.admin.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.expect("a setting");
+    shop.admin.batch_execute("SELECT pg_reload_conf()").await.expect("a reload");
+    eventually("the setting holds", async || shop.value("SHOW synchronous_standby_names").await == "nobody").await;
+    let writer = highwater_demo::endpoints::Endpoints::connect(&shop.endpoints.admin_database).await.expect("a writer");
+    let update = tokio::spawn(async move {
+        writer.batch_execute("UPDATE stock_levels SET current_stock = 31337 WHERE part_id = 3").await
+    });
+    eventually("capture names the commit that it waits for", async || {
+        pipeline.log().contains("the primary does not show it yet")
+    })
+    .await;
+    let shown = "SELECT current_stock FROM stock_levels WHERE part_id = 3";
+    assert_eq!(shop.value(shown).await, before, "the primary shows the old row");
+    let cached = async || -> String {
+        redis::cmd("HGET").arg("part:3:stock").arg("v").query_async(&mut shop.cache().await).await.expect("Redis")
+    };
+    assert!(!cached().await.contains("31337"), "nothing is published before it can be read");
+    shop.admin.batch_execute("ALTER SYSTEM RESET synchronous_standby_names").await.expect("a setting");
+    shop.admin.batch_execute("SELECT pg_reload_conf()").await.expect("a reload");
+    update.await.expect("the writer ends").expect("the update commits");
+    eventually("the cache shows the new row", async || cached().await.contains("31337")).await;
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    shop.close().await;
+}

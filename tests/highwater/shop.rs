@@ -1,0 +1,115 @@
+//! A shop of one test: a database, topics and a Redis database that no other test has, on the servers of the run.
+
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use highwater_demo::endpoints::Endpoints;
+use highwater_demo::{generate, schema};
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::process::Pipeline;
+use crate::stack::{SHOPS, Variables, fresh};
+
+/// One shop at a time: a test that kills a server would disturb the others, and two cores carry one pipeline.
+static ONE: Mutex<()> = Mutex::const_new(());
+
+pub(crate) struct Shop {
+    pub(crate) endpoints: Endpoints,
+    pub(crate) admin: tokio_postgres::Client,
+    name: String,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Shop {
+    /// Opens a shop with so many parts.
+    pub(crate) async fn open(name: &str, parts: u64) -> Self {
+        let alone = ONE.lock().await;
+        let stack = SHOPS.with(&["primary", "redis", "kafka"]);
+        // Slots and databases have no dashes in their names.
+        let name = fresh(name).replace('-', "_");
+        let variables = variables(&stack, &name);
+        let server = Endpoints::connect(&stack["ADMIN_DATABASE"]).await.expect("the primary answers");
+        server.batch_execute(&format!("CREATE DATABASE {name}")).await.expect("a database");
+        let endpoints = Endpoints::from_variables(variables).expect("all addresses");
+        let mut admin = Endpoints::connect(&endpoints.admin_database).await.expect("the shop's database answers");
+        schema::apply(&mut admin).await.expect("the schema");
+        let password = endpoints.password.as_deref().expect("the stack's password");
+        schema::set_passwords(&admin, password).await.expect("passwords");
+        generate::fill(&admin, &generate::Options { parts, seed: 1 }).await.expect("a catalogue");
+        let shop = Self { endpoints, admin, name, _alone: alone };
+        shop.flush_cache().await;
+        shop
+    }
+
+    /// Empties this shop's Redis.
+    pub(crate) async fn flush_cache(&self) {
+        let _: () = redis::cmd("FLUSHDB").query_async(&mut self.cache().await).await.expect("Redis is emptied");
+    }
+
+    /// Opens a connection to this shop's Redis.
+    pub(crate) async fn cache(&self) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(self.endpoints.cache.as_str()).expect("an address");
+        client.get_multiplexed_async_connection().await.expect("Redis answers")
+    }
+
+    /// Starts the binary with these roles, all if none is named, and waits until it is ready.
+    pub(crate) async fn pipeline(&self, roles: &[&str]) -> Pipeline {
+        let mut pipeline = Pipeline::start(self, roles);
+        pipeline.is_ready().await;
+        pipeline
+    }
+
+    /// Returns one value that the primary holds.
+    pub(crate) async fn value(&self, sql: &str) -> String {
+        let rows = self.admin.simple_query(sql).await.expect("the primary answers");
+        let row = rows.iter().find_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        row.and_then(|row| row.get(0)).unwrap_or_default().to_owned()
+    }
+
+    /// Gives back what would keep the primary's WAL for ever.
+    pub(crate) async fn close(self) {
+        let sql = format!(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{}' AND NOT active",
+            self.name
+        );
+        eventually("the slot is given back", async || {
+            self.admin.simple_query(&sql).await.expect("the slot is dropped");
+            let left = format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{}'", self.name);
+            self.value(&left).await == "0"
+        })
+        .await;
+    }
+}
+
+/// Polls until the condition holds, and fails by its name if it does not within a minute.
+pub(crate) async fn eventually(condition: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while !holds().await {
+        assert!(Instant::now() < deadline, "not within a minute: {condition}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn variables(of_stack: &Variables, name: &str) -> Variables {
+    static NEXT_CACHE: AtomicU32 = AtomicU32::new(1);
+    let mut variables = of_stack.clone();
+    for database in ["HIGHWATER_SOURCE_DATABASE", "HIGHWATER_AUDIT_DATABASE", "SHOP_DATABASE", "ADMIN_DATABASE"] {
+        let (server, _) = of_stack[database].rsplit_once('/').expect("an address with a database");
+        variables.insert(database.to_owned(), format!("{server}/{name}"));
+    }
+    // Redis has sixteen databases.
+    let cache = 1 + NEXT_CACHE.fetch_add(1, Ordering::Relaxed) % 15;
+    let server = format!("{}/{cache}", of_stack["HIGHWATER_CACHE_SERVER"]);
+    variables.insert("HIGHWATER_CACHE_SERVER".to_owned(), server);
+    variables.insert("HIGHWATER_SOURCE_SLOT".to_owned(), name.to_owned());
+    variables.insert("HIGHWATER_SOURCE_TOPIC_PREFIX".to_owned(), name.to_owned());
+    for listener in ["HIGHWATER_OPERATE_LISTEN", "HIGHWATER_STOREFRONT_LISTEN"] {
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        variables.insert(listener.to_owned(), free.expect("a free port").to_string());
+    }
+    variables
+}
