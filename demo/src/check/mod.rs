@@ -49,11 +49,18 @@ impl Default for Options {
 /// # Errors
 /// A server that cannot be asked. What is wrong with a copy is no error but a difference in the report.
 pub async fn everything(endpoints: &Endpoints, options: &Options) -> Result<Report> {
-    let deadline = Instant::now() + options.patience;
     let mut report = Report::default();
     let mut database = Endpoints::connect(&endpoints.admin_database).await?;
     let token = token(&database).await?;
-
+    let mut section = Section::new("the topics contain all that was written");
+    wait_for_topics(endpoints, &token, Instant::now() + options.patience, &mut section).await?;
+    let behind = section.differing > 0;
+    report.add(section);
+    if behind {
+        // Of copies that are behind everything differs, which would tell nothing.
+        return Ok(report);
+    }
+    let deadline = Instant::now() + options.patience;
     let mut states = BTreeMap::new();
     let mut partitions = Vec::new();
     for name in STATE_TOPICS {
@@ -107,18 +114,30 @@ pub async fn caught_up(endpoints: &Endpoints, patience: Duration) -> Result<()> 
     let deadline = Instant::now() + patience;
     let token = token(&Endpoints::connect(&endpoints.admin_database).await?).await?;
     let mut section = Section::new("catching up");
-    let mut partitions = Vec::new();
-    for name in STATE_TOPICS {
-        let reading = read(endpoints, name, Until::Complete(token.clone()), deadline).await?;
-        partitions.extend(partitions_of(&endpoints.topic(name), &reading));
-        note_behind(&reading, &mut section);
-    }
+    let partitions = wait_for_topics(endpoints, &token, deadline, &mut section).await?;
     let mut redis = cache::connect(endpoints).await?;
     cache::wait(&mut redis, &partitions, &token, deadline, &mut section).await?;
     if section.differing > 0 {
         bail!("the copies are behind after {patience:?}: {}", section.told.join("; "));
     }
     Ok(())
+}
+
+/// Waits until every partition of the state topics has a mark at the token or above; returns the partitions.
+async fn wait_for_topics(
+    endpoints: &Endpoints,
+    token: &str,
+    deadline: Instant,
+    section: &mut Section,
+) -> Result<Vec<String>> {
+    let mut partitions = Vec::new();
+    for name in STATE_TOPICS {
+        let reading = read(endpoints, name, Until::Complete(token.to_owned()), deadline).await?;
+        section.compared();
+        partitions.extend(partitions_of(&endpoints.topic(name), &reading));
+        note_behind(&reading, section);
+    }
+    Ok(partitions)
 }
 
 async fn check_cache(
