@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
-use highwater::operate::replay;
+use highwater::operate::{check, replay, status};
 use highwater::roles::{Config, Role};
 
 /// Keeps every copy of a shop's catalogue at the primary's high-water mark.
@@ -35,6 +35,17 @@ enum Command {
         /// Which copy is rebuilt.
         #[arg(long)]
         into: Copied,
+    },
+    /// Says what would go wrong at the start, and the command that mends it. Exit code 1 if something would.
+    Check {
+        /// What the process will be; everything if none is named.
+        roles: Vec<RoleName>,
+    },
+    /// Shows how far capture and the workers are. Exit code 1 if a server did not answer.
+    Status {
+        /// Shows it as JSON.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -100,6 +111,20 @@ fn execute(command: Command, config: Config) -> Result<ExitCode> {
                     ExitCode::SUCCESS
                 })
                 .context("the replay ended early; what it did stands, and it can be started again")
+        }
+        Command::Check { roles } => {
+            let report = runtime.block_on(check::check(&config, &chosen(roles)));
+            println!("{report}");
+            Ok(if report.can_start() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::Status { json } => {
+            let status = runtime.block_on(status::status(&config));
+            if json {
+                println!("{}", serde_json::to_string(&status)?);
+            } else {
+                print!("{status}");
+            }
+            Ok(if status.errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     };
     // What hangs past its deadline must not keep the process.

@@ -1,3 +1,6 @@
-//! What an operator asks of a pipeline from outside: would it start, and how does it stand.
+//! What an operator asks of a pipeline from outside: would it start, how does it stand; and what is done beside it.
 
+pub mod check;
+mod database;
 pub mod replay;
+pub mod status;

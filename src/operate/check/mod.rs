@@ -1,0 +1,33 @@
+//! `highwater check`: what would go wrong, said before the start, each with the command that mends it.
+//!
+//! It changes nothing, but that connecting to Redis loads the function library. Every server is asked for facts, and plain
+//! functions judge them.
+
+mod audit;
+mod cache;
+mod ports;
+mod report;
+mod source;
+mod tables;
+mod topics;
+
+pub use report::{Finding, Grade, Report};
+
+use crate::roles::{Config, Role};
+
+/// Checks what the roles need.
+pub async fn check(config: &Config, roles: &[Role]) -> Report {
+    let mut report = Report::default();
+    let kafka = topics::check(config, &mut report).await;
+    if roles.contains(&Role::Capture) {
+        source::check(config, kafka.progress, &mut report).await;
+    }
+    if roles.contains(&Role::Cache) {
+        cache::check(config, &mut report).await;
+    }
+    if roles.contains(&Role::Audit) {
+        audit::check(config, &mut report).await;
+    }
+    ports::check(config, &mut report).await;
+    report
+}

@@ -1,0 +1,22 @@
+//! An ordinary connection for a question or two.
+
+use std::time::Duration;
+
+use highwater_postgres::{ConnectConfig, Error, Secret, client};
+use tokio_postgres::Client;
+
+use crate::config::Server;
+
+/// Longest wait for one answer of a server.
+pub(super) const ANSWER: Duration = Duration::from_secs(10);
+
+/// Connects with the password that belongs to the server.
+pub(super) async fn connect(server: &Server, application_name: &str) -> Result<Client, Error> {
+    let config =
+        ConnectConfig::parse(server.url())?.with_application_name(application_name).with_connect_timeout(ANSWER);
+    let config = match server.password() {
+        Some(password) => config.with_password(Secret::new(password.expose())),
+        None => config,
+    };
+    client::connect(&config).await
+}
