@@ -87,10 +87,21 @@ fn main() -> ExitCode {
     match execute(cli.command, config) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("highwater: {error:#}");
+            eprintln!("highwater: {}", told(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Returns an error with its causes, without those that the text before them tells already.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn execute(command: Command, config: Config) -> Result<ExitCode> {

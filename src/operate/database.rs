@@ -11,7 +11,10 @@ use crate::config::Server;
 pub(super) const ANSWER: Duration = Duration::from_secs(10);
 
 /// Connects with the password that belongs to the server.
-pub(super) async fn connect(server: &Server, application_name: &str) -> Result<Client, Error> {
+///
+/// # Errors
+/// A URL that the connector does not know, or what the server says.
+pub async fn connect(server: &Server, application_name: &str) -> Result<Client, Error> {
     let config =
         ConnectConfig::parse(server.url())?.with_application_name(application_name).with_connect_timeout(ANSWER);
     let config = match server.password() {

@@ -4,3 +4,5 @@ pub mod check;
 mod database;
 pub mod replay;
 pub mod status;
+
+pub use database::connect;

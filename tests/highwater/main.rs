@@ -9,3 +9,4 @@ mod pipeline;
 mod process;
 mod shop;
 mod stack;
+mod start;

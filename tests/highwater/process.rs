@@ -101,7 +101,7 @@ impl Drop for Pipeline {
 }
 
 /// Asks an HTTP server of this machine; `None` while it does not answer.
-async fn get(address: &str, path: &str) -> Option<String> {
+pub(crate) async fn get(address: &str, path: &str) -> Option<String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
