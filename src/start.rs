@@ -70,7 +70,8 @@ async fn audit(config: Arc<Config>, shutdown: Shutdown, standing: Standing) -> R
         return Ok(());
     }
     let mut worker = audit::Worker::new(&config.audit)?;
-    let feed = feed(&config, "audit", vec![config.topics.history()]);
+    let mut feed = feed(&config, "audit", vec![config.topics.history()]);
+    feed.batch_records = config.audit.batch_rows;
     Ok(deliver(&mut worker, &feed, &shutdown, &standing).await?)
 }
 
