@@ -128,6 +128,7 @@ impl Run<'_> {
         let records = counter!("highwater_delivery_records_total", "worker" => self.name);
         let lag = self.measure_lag();
         let mut shown = Instant::now();
+        let mut caught_up = false;
         loop {
             let wait =
                 self.next_due().map_or(LOOK_UP, |due| due.saturating_duration_since(Instant::now()).min(LOOK_UP));
@@ -144,6 +145,10 @@ impl Run<'_> {
                 Err(error) => self.unreadable(error).await?,
             }
             self.apply(worker).await?;
+            if !caught_up && self.consumer.all_at_end() && self.lanes.iter().all(|lane| !lane.dirty) {
+                caught_up = true;
+                worker.caught_up();
+            }
             self.stand();
             for (lane, applied) in self.lanes.iter().zip(lag.applied.iter()).filter(|(lane, _)| !lane.dirty) {
                 applied.store(lane.next_offset, Ordering::Relaxed);

@@ -24,6 +24,9 @@ pub trait Worker: Send {
     ///
     /// A batch can come again after any fault, and after a restart from wherever [`Self::resume`] says.
     fn apply(&mut self, batches: &[Batch<'_>]) -> impl Future<Output = Vec<Result<(), Fault>>> + Send;
+
+    /// Told once, when every partition has been read to its end and applied.
+    fn caught_up(&mut self) {}
 }
 
 /// One partition of one topic.

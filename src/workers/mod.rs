@@ -3,5 +3,6 @@
 pub mod audit;
 pub mod cache;
 mod commit_age;
+pub mod storefront;
 
 pub use commit_age::commit_age;
