@@ -1,6 +1,6 @@
 //! Clients that join, fall behind, leave and resume at any moment, over two topics of two partitions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -14,8 +14,10 @@ const PARTITIONS: [(usize, i32); 4] = [(0, 0), (0, 1), (1, 0), (1, 1)];
 enum Step {
     /// Something happens to a part in a topic.
     Event { topic: usize, part: u8, size: usize },
-    /// A partition's mark moves up to the present.
+    /// Capture marks a partition up to the present.
     Mark { place: usize },
+    /// The reader reads the next record of a partition, each at its own pace.
+    Read { place: usize },
     /// A client joins; `resume` with the token of the client that left last.
     Join { topics: u8, part: Option<u8>, resume: bool },
     /// A client takes what waits for it, as its follower does.
@@ -28,6 +30,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (0_usize..2, 0_u8..4, 0_usize..100).prop_map(|(topic, part, size)| Step::Event { topic, part, size }),
         4 => (0_usize..4).prop_map(|place| Step::Mark { place }),
+        8 => (0_usize..4).prop_map(|place| Step::Read { place }),
         2 => (1_u8..4, prop::option::of(0_u8..4), any::<bool>())
             .prop_map(|(topics, part, resume)| Step::Join { topics, part, resume }),
         6 => any::<prop::sample::Index>().prop_map(|client| Step::Take { client }),
@@ -126,19 +129,21 @@ proptest! {
             hub.add_partition(topic, index, ring);
         }
         let (mut shop, mut pages, mut left, mut lsn) = (Shop::default(), Vec::<Page>::new(), None, 0);
+        let mut logs: [VecDeque<Read>; 4] = Default::default();
         for step in steps {
             match step {
                 Step::Event { topic, part, size } => {
                     lsn += 1;
                     let event = event(topic, part, lsn, size);
                     shop.0.push(event.clone());
-                    hub.publish([Read::Event(event)]);
+                    logs[topic * 2 + usize::from(part % 2)].push_back(Read::Event(event));
                 }
                 Step::Mark { place } => {
                     let (topic, partition) = PARTITIONS[place];
                     let marked = Marked { bound: Bound::at_lsn(1, lsn + 1), time: Arc::from("t") };
-                    hub.publish([Read::Mark { topic, partition, marked }]);
+                    logs[place].push_back(Read::Mark { topic, partition, marked });
                 }
+                Step::Read { place } => hub.publish(logs[place].pop_front()),
                 Step::Join { topics, part, resume } => {
                     pages.push(join(&hub, &shop, topics, part, left.as_ref().filter(|_| resume)));
                 }
@@ -156,6 +161,7 @@ proptest! {
             prop_assert!(pages.iter().all(|page| page.keeps_its_promise(&shop)));
         }
         // When all is quiet, everybody shows the present.
+        hub.publish(logs.into_iter().flatten());
         for page in &mut pages {
             (0..200).for_each(|_| page.take(&shop));
             prop_assert_eq!(&page.shown, &shop.newest(&page.interest, Bound::at_lsn(1, u64::MAX)));
