@@ -60,6 +60,7 @@ enum RoleName {
     Capture,
     Cache,
     Audit,
+    Storefront,
 }
 
 impl From<RoleName> for Role {
@@ -68,6 +69,7 @@ impl From<RoleName> for Role {
             RoleName::Capture => Self::Capture,
             RoleName::Cache => Self::Cache,
             RoleName::Audit => Self::Audit,
+            RoleName::Storefront => Self::Storefront,
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::capture;
 use crate::config::{ConfigErrors, Document, Section, Source};
 use crate::running;
 use crate::topics::Topics;
-use crate::workers::{audit, cache};
+use crate::workers::{audit, cache, storefront};
 
 /// What a process can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +18,8 @@ pub enum Role {
     Cache,
     /// History to `data_change_logs`.
     Audit,
+    /// Topics to browsers.
+    Storefront,
 }
 
 /// Every setting of every role.
@@ -33,13 +35,15 @@ pub struct Config {
     pub cache: cache::Settings,
     /// `[audit]`.
     pub audit: audit::Settings,
+    /// `[storefront]`.
+    pub storefront: storefront::Settings,
     /// `[operate]`.
     pub operate: running::Settings,
 }
 
 impl Role {
     /// Every role, in the order in which a change reaches them.
-    pub const ALL: [Self; 3] = [Self::Capture, Self::Cache, Self::Audit];
+    pub const ALL: [Self; 4] = [Self::Capture, Self::Cache, Self::Audit, Self::Storefront];
 
     /// Returns the name on the command line, in metrics and in logs; also that of the role's section.
     #[must_use]
@@ -48,6 +52,7 @@ impl Role {
             Self::Capture => "capture",
             Self::Cache => "cache",
             Self::Audit => "audit",
+            Self::Storefront => "storefront",
         }
     }
 }
@@ -85,6 +90,7 @@ impl Config {
             capture: read(document, "capture", capture::Settings::read),
             cache: read(document, "cache", |section| cache::Settings::read(section, &source.map)),
             audit: read(document, "audit", audit::Settings::read),
+            storefront: read(document, "storefront", storefront::Settings::read),
             operate: read(document, "operate", running::Settings::read),
             source,
         }

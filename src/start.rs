@@ -10,8 +10,8 @@ use highwater::deliver::{Feed, deliver};
 use highwater::operate;
 use highwater::roles::{Config, Role};
 use highwater::running::{GaveUp, Shutdown, Standing, Target, reach};
-use highwater::workers::audit;
 use highwater::workers::cache::{CacheWorker, Plan};
+use highwater::workers::{audit, storefront};
 use highwater_kafka::Admin;
 use highwater_redis::Cache;
 
@@ -27,6 +27,7 @@ pub(crate) async fn run(role: Role, config: Arc<Config>, shutdown: Shutdown, sta
         Role::Capture => capture(config, shutdown, standing).await,
         Role::Cache => cache(config, shutdown, standing).await,
         Role::Audit => audit(config, shutdown, standing).await,
+        Role::Storefront => storefront(config, shutdown, standing).await,
     }
 }
 
@@ -73,6 +74,14 @@ async fn audit(config: Arc<Config>, shutdown: Shutdown, standing: Standing) -> R
     let mut feed = feed(&config, "audit", vec![config.topics.history()]);
     feed.batch_records = config.audit.batch_rows;
     Ok(deliver(&mut worker, &feed, &shutdown, &standing).await?)
+}
+
+async fn storefront(config: Arc<Config>, shutdown: Shutdown, standing: Standing) -> Result<()> {
+    if kafka(&config, &shutdown, &standing).await?.is_none() {
+        return Ok(());
+    }
+    let Config { source, topics, storefront: settings, .. } = &*config;
+    Ok(storefront::run(settings, topics, &source.name, &shutdown, &standing).await?)
 }
 
 /// Waits until a database answers. The connection is not kept: the role opens its own.
