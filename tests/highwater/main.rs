@@ -2,6 +2,7 @@
 //! the copies they read for themselves; nothing here looks through Highwater's own eyes.
 
 mod audit;
+mod cache;
 mod delivery;
 mod faults;
 mod kills;

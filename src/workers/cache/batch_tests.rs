@@ -69,9 +69,9 @@ fn records_that_nobody_needs_move_the_offset_and_nothing_else_makes_a_call() {
     let before = Progress { offset: 4, mark: Some(at(1)), newest: Some(at(2)) };
     let (calls, _) = divide(&plan(), Some(before), 0, &[], 7);
     assert_eq!((calls.len(), calls[0].to), (1, Progress { offset: 7, ..before }));
-    let marks = [mark(20, true)];
-    let events = parse(&marks).into_iter().next();
-    let records = [Incoming { offset: 5, event: events.as_ref() }];
+    let values = [mark(20, true)];
+    let events = parse(&values);
+    let records = [Incoming { offset: 5, event: events.first() }];
     assert_eq!(divide(&plan(), Some(before), 0, &records, 9).0[0].to.offset, 9);
     assert!(divide(&plan(), Some(before), 0, &[], 4).0.is_empty());
 }
@@ -99,7 +99,7 @@ fn a_long_batch_is_divided_so_that_redis_serves_others_in_between() {
 
 #[test]
 fn records_of_several_partitions_are_all_replayed_whatever_their_offsets() {
-    let values: Vec<String> = (0..MOST_CHANGES as u64 + 1).map(|i| event(i + 1, "updated", i)).collect();
+    let values: Vec<String> = (0..=MOST_CHANGES as u64).map(|i| event(i + 1, "updated", i)).collect();
     let events = parse(&values);
     let mut records = incoming(&events);
     records.reverse();

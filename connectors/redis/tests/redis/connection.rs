@@ -2,7 +2,10 @@
 
 use highwater_redis::{Applied, Cache, Change, Error, Progress, Secret};
 
-use crate::server::{Server, at, until_back};
+use std::time::Instant;
+
+use crate::clock::at;
+use crate::server::{START, Server};
 
 const PROGRESS: Progress = Progress { offset: 1, mark: None, newest: None };
 
@@ -111,4 +114,15 @@ async fn a_server_that_became_a_replica_is_waited_for() {
     assert!(error.is_transient(), "{error}");
     server.run::<()>(&["REPLICAOF", "NO", "ONE"]).await;
     cache.apply("p/0", None, PROGRESS, &[]).await.unwrap();
+}
+
+/// Calls until the server is back, at most for [`START`].
+async fn until_back<T, F: Future<Output = Result<T, Error>>>(mut call: impl FnMut() -> F) -> T {
+    let until = Instant::now() + START;
+    loop {
+        match call().await {
+            Ok(answer) => return answer,
+            Err(error) => assert!(error.is_transient() && Instant::now() < until, "{error}"),
+        }
+    }
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use highwater_redis::{Applied, Cache, Change, Entry, Lookup, Outcome, Progress, Reading, Stamp};
 
-use crate::server::{Server, at, stamp};
+use crate::clock::{at, stamp};
+use crate::server::Server;
 
 const READING: Reading<'static> = Reading { key: "k", groups: &[], partitions: &["p/0"] };
 const IN_GROUP: Reading<'static> = Reading { key: "k", groups: &["g"], partitions: &["p/0", "p/1"] };

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use highwater_redis::{Entry, Lookup, Progress, Stamp};
 
-use crate::server::stamp;
+use crate::clock::stamp;
 
 /// One written and one invalidated key, fed by partition 0; the group is moved from both partitions.
 pub(crate) const WRITTEN: &str = "written";

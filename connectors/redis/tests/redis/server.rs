@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use highwater_redis::{Cache, Error, Options, Stamp};
+use highwater_redis::{Cache, Options};
 
 /// Longer than any start takes on a busy machine.
-const START: Duration = Duration::from_secs(20);
+pub(crate) const START: Duration = Duration::from_secs(20);
 
 pub(crate) struct Server {
     folder: tempfile::TempDir,
@@ -86,25 +86,4 @@ fn spawn(folder: &tempfile::TempDir, settings: &[String]) -> Child {
         .stderr(Stdio::null())
         .spawn()
         .expect("redis-server starts (scripts/install brings it)")
-}
-
-/// A stamp at a place of the log.
-pub(crate) fn stamp(lsn: u64, count: u32) -> Stamp {
-    format!("00000001-{lsn:016X}-{count:08X}").parse().expect("a stamp")
-}
-
-/// The point of the commit at `lsn`.
-pub(crate) fn at(lsn: u64) -> Stamp {
-    stamp(lsn, 0)
-}
-
-/// Calls until the server is back, at most for [`START`].
-pub(crate) async fn until_back<T, F: Future<Output = Result<T, Error>>>(mut call: impl FnMut() -> F) -> T {
-    let until = Instant::now() + START;
-    loop {
-        match call().await {
-            Ok(answer) => return answer,
-            Err(error) => assert!(error.is_transient() && Instant::now() < until, "{error}"),
-        }
-    }
 }
