@@ -67,7 +67,8 @@ cluster_id() {
 ready_kafka() {
     local start
     start=$(cat "$DIR/run/kafka.log_start" 2>/dev/null) || return 1
-    tail -c "+$((start + 1))" "$DIR/log/kafka.log" | grep -q 'Kafka Server started' || return 1
+    # Not in a pipe: grep would end at the line, and a long log would end tail by SIGPIPE, which pipefail calls a failure.
+    grep -q 'Kafka Server started' < <(tail -c "+$((start + 1))" "$DIR/log/kafka.log") || return 1
 }
 
 stop_signal_kafka() { echo TERM; }
