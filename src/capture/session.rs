@@ -11,7 +11,7 @@ use highwater_kafka::{Admin, Isolation, ProducerError, ProducerSettings, Transac
 use highwater_postgres::replication::{
     ReplicationStream, SlotOptions, SlotState, StartOptions, Streaming, Timelines, WalStatus,
 };
-use highwater_postgres::{ConnectConfig, Connection, Lsn, Secret, Session as Kind, quote};
+use highwater_postgres::{ConnectConfig, Connection, Lsn, Session as Kind, quote};
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
@@ -88,14 +88,10 @@ impl Plan<'_> {
     }
 
     fn database(&self) -> Result<ConnectConfig, Error> {
-        let server = &self.source.database;
-        let config = ConnectConfig::parse(server.url()).map_err(|error| Error::Setup(error.to_string()))?;
+        let config = self.source.database.postgres("highwater capture");
+        let config = config.map_err(|error| Error::Setup(error.to_string()))?;
         // Short, so that a capture that hangs gives the slot up within seconds for the one that stands by.
-        let config = config.with_application_name("highwater capture").with_parameter("wal_sender_timeout", "10s");
-        Ok(match server.password() {
-            Some(password) => config.with_password(Secret::new(password.expose().to_owned())),
-            None => config,
-        })
+        Ok(config.with_parameter("wal_sender_timeout", "10s"))
     }
 
     fn make_topics(&self) -> Result<(), Error> {

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use highwater_postgres::{ConfigError, ConnectConfig};
 use percent_encoding::percent_decode_str;
 
 use super::secret::Secret;
@@ -31,6 +32,20 @@ impl Server {
     #[must_use]
     pub fn password(&self) -> Option<&Secret> {
         self.password.as_ref()
+    }
+}
+
+impl Server {
+    /// Returns how to reach a PostgreSQL server as this user, under a name that the server shows.
+    ///
+    /// # Errors
+    /// A parameter of the URL that the connector does not know.
+    pub fn postgres(&self, application_name: &str) -> Result<ConnectConfig, ConfigError> {
+        let config = ConnectConfig::parse(&self.url)?.with_application_name(application_name);
+        Ok(match &self.password {
+            Some(password) => config.with_password(highwater_postgres::Secret::new(password.expose())),
+            None => config,
+        })
     }
 }
 

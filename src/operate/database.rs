@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use highwater_postgres::{ConnectConfig, Error, Secret, client};
+use highwater_postgres::{Error, client};
 use tokio_postgres::Client;
 
 use crate::config::Server;
@@ -15,11 +15,5 @@ pub(super) const ANSWER: Duration = Duration::from_secs(10);
 /// # Errors
 /// A URL that the connector does not know, or what the server says.
 pub async fn connect(server: &Server, application_name: &str) -> Result<Client, Error> {
-    let config =
-        ConnectConfig::parse(server.url())?.with_application_name(application_name).with_connect_timeout(ANSWER);
-    let config = match server.password() {
-        Some(password) => config.with_password(Secret::new(password.expose())),
-        None => config,
-    };
-    client::connect(&config).await
+    client::connect(&server.postgres(application_name)?.with_connect_timeout(ANSWER)).await
 }

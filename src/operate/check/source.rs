@@ -5,8 +5,9 @@ use tokio_postgres::Client;
 
 use super::report::Report;
 use super::tables;
+use crate::capture;
 use crate::config::{Server, Source};
-use crate::operate::database;
+use crate::operate::database::{self, ANSWER};
 use crate::roles::Config;
 
 /// What the server says of itself and of the capturing role.
@@ -94,7 +95,28 @@ async fn look(client: &Client, config: &Config, progress: Option<bool>, report: 
     });
     judge_server(&facts, slot.is_some(), report);
     tables::check(client, &config.source, &facts.role, report).await?;
+    mapping(&config.source, report).await?;
     judge_slot(&config.source, slot.as_ref(), progress, report);
+    Ok(())
+}
+
+/// Compiles the mapping as a start does.
+async fn mapping(source: &Source, report: &mut Report) -> Result<(), Error> {
+    let asked = source.clone();
+    let checked = tokio::task::spawn_blocking(move || capture::check_mapping(&asked, ANSWER)).await;
+    let errors = match checked {
+        Ok(errors) => errors?,
+        Err(panicked) => {
+            report.fail("mapping", panicked.to_string(), "report it: the check itself failed");
+            return Ok(());
+        }
+    };
+    if errors.is_empty() {
+        report.ok("mapping", format!("its {} entries fit their tables", source.map.len()));
+    }
+    for error in errors {
+        report.fail("mapping", error.to_string(), "correct the entry, or the table");
+    }
     Ok(())
 }
 

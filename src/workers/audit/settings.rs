@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use highwater_postgres::{ConfigError, ConnectConfig, Secret};
+use highwater_postgres::{ConfigError, ConnectConfig};
 
 use crate::config::{Section, Server};
 
@@ -33,10 +33,6 @@ impl Settings {
     /// # Errors
     /// A parameter of the URL that the connector does not know.
     pub fn connect_config(&self) -> Result<ConnectConfig, ConfigError> {
-        let config = ConnectConfig::parse(self.database.url())?.with_application_name("highwater audit");
-        Ok(match self.database.password() {
-            Some(password) => config.with_password(Secret::new(password.expose())),
-            None => config,
-        })
+        self.database.postgres("highwater audit")
     }
 }
