@@ -152,14 +152,15 @@ fn judge_server(facts: &ServerFacts, has_slot: bool, report: &mut Report) {
 fn judge_slot(source: &Source, slot: Option<&SlotFacts>, progress: Option<bool>, report: &mut Report) {
     let name = &source.slot;
     let subject = format!("slot {name}");
-    let drop = format!("SELECT pg_drop_replication_slot({});", quote::literal(name));
-    let anew = format!(
-        "restore the slot with its server; or begin anew: stop all roles, delete the topics `{}.*`, {drop} and start",
-        source.topic_prefix
-    );
+    let anew = |drop: &str| {
+        let prefix = &source.topic_prefix;
+        format!(
+            "restore the slot with its server; or begin anew: stop all roles, delete the topics `{prefix}.*`, {drop}start"
+        )
+    };
     let Some(slot) = slot else {
         return match progress {
-            Some(true) => report.fail(subject, "is missing, though the topics hold progress", anew),
+            Some(true) => report.fail(subject, "is missing, though the topics hold progress", anew("")),
             Some(false) => report.ok(subject, "will be made at the start"),
             None => report.warn(subject, "is missing; whether that is a loss only Kafka can tell", "start Kafka"),
         };
@@ -169,7 +170,8 @@ fn judge_slot(source: &Source, slot: Option<&SlotFacts>, progress: Option<bool>,
         return report.fail(subject, text, "change source.slot");
     }
     if slot.wal_status == "lost" {
-        return report.fail(subject, "is lost: the server removed WAL that it still needed", anew);
+        let drop = format!("SELECT pg_drop_replication_slot({}); then ", quote::literal(name));
+        return report.fail(subject, "is lost: the server removed WAL that it still needed", anew(&drop));
     }
     if slot.wal_status == "unreserved" {
         let remedy = "start capture at once, and raise max_slot_wal_keep_size";
@@ -207,13 +209,16 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_that_is_missing_though_topics_hold_progress_forbids_the_start_and_names_the_choices() {
+    fn a_slot_that_is_missing_though_topics_hold_progress_or_lost_forbids_the_start_and_names_the_choices() {
         let mut report = Report::default();
         judge_slot(&source(), None, Some(true), &mut report);
         assert!(!report.can_start());
         let remedy = report.findings()[0].remedy.clone().unwrap();
-        assert!(remedy.contains("delete the topics `catalog.*`"), "{remedy}");
-        assert!(remedy.contains("pg_drop_replication_slot('highwater')"), "{remedy}");
+        assert!(remedy.ends_with("delete the topics `catalog.*`, start"), "{remedy}");
+        let mut report = Report::default();
+        judge_slot(&source(), Some(&SlotFacts { wal_status: "lost".into(), ..slot() }), Some(true), &mut report);
+        let remedy = report.findings()[0].remedy.clone().unwrap();
+        assert!(remedy.ends_with("SELECT pg_drop_replication_slot('highwater'); then start"), "{remedy}");
     }
 
     #[test]
