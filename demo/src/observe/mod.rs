@@ -72,23 +72,24 @@ impl Observers {
             ledger,
             sightings: Sightings::default(),
         });
-        let mut tasks = JoinSet::new();
+        // From here on a failure drops the observers, which stops those that run already.
+        let mut observers = Self { shared: Arc::clone(&shared), tasks: JoinSet::new(), reader: None };
 
         let of_kafka = endpoints.clone();
         let consumer = tokio::task::spawn_blocking(move || kafka::open(&of_kafka)).await??;
         let reading = Arc::clone(&shared);
-        let reader = tokio::task::spawn_blocking(move || kafka::observe(&consumer, &reading));
+        observers.reader = Some(tokio::task::spawn_blocking(move || kafka::observe(&consumer, &reading)));
 
         let (notifications, connection) = redis::open(endpoints).await?;
-        tasks.spawn(redis::observe(notifications, connection, Arc::clone(&shared)));
+        observers.tasks.spawn(redis::observe(notifications, connection, Arc::clone(&shared)));
 
         let database = Endpoints::connect(&endpoints.admin_database).await?;
         let newest = audit::open(&database).await?;
-        tasks.spawn(audit::observe(database, newest, Arc::clone(&shared)));
+        observers.tasks.spawn(audit::observe(database, newest, Arc::clone(&shared)));
 
         let socket = browser::open(endpoints).await?;
-        tasks.spawn(browser::observe(socket, Arc::clone(&shared)));
-        Ok(Self { shared, tasks, reader: Some(reader) })
+        observers.tasks.spawn(browser::observe(socket, shared));
+        Ok(observers)
     }
 
     /// Returns the latencies of a copy so far.
