@@ -11,3 +11,4 @@ mod process;
 mod shop;
 mod stack;
 mod start;
+mod storefront;
