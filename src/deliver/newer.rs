@@ -25,7 +25,9 @@ impl NewerOnly {
 
     /// Tells whether this event or tombstone is new, and remembers it.
     pub fn event(&mut self, position: Position, id: &str) -> bool {
-        if self.newest.is_some_and(|newest| position < newest) {
+        // A mark is seen like any record: all that it contains stood before it.
+        if self.newest.is_some_and(|newest| position < newest) || self.mark.is_some_and(|mark| mark.contains(position))
+        {
             return false;
         }
         if self.newest != Some(position) {
@@ -35,9 +37,10 @@ impl NewerOnly {
         self.at_newest.insert(id.into())
     }
 
-    /// Tells whether this mark says at least as much as any before, and remembers it.
+    /// Tells whether this mark says at least as much as any record before, and remembers it. One that does not contain
+    /// the newest event is a repetition of a restarted capture, and its count speaks of less than was seen.
     pub fn mark(&mut self, bound: Bound) -> bool {
-        if self.mark.is_some_and(|mark| bound < mark) {
+        if self.mark.is_some_and(|mark| bound < mark) || self.newest.is_some_and(|newest| !bound.contains(newest)) {
             return false;
         }
         self.mark = Some(bound);
@@ -60,6 +63,15 @@ mod tests {
 
     fn at(lsn: u64) -> Position {
         Position { timeline: 1, lsn, seq: 0 }
+    }
+
+    #[test]
+    fn a_mark_that_was_overtaken_says_nothing_and_what_a_mark_contains_does_not_come_again() {
+        let mut newer = NewerOnly::behind(Some(at(5)));
+        assert!(!newer.mark(Bound::at_lsn(1, 5)), "it does not contain the newest event");
+        assert!(newer.mark(Bound::at_lsn(1, 8)));
+        assert!(!newer.event(at(7), "again"), "below the mark, from before this reader began");
+        assert!(newer.event(at(8), "new"));
     }
 
     proptest! {

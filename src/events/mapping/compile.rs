@@ -1,6 +1,7 @@
 //! Checks a mapping entry against its table. Promise: what cannot work is refused at the start, all of it at once, with
 //! the place in the configuration and the nearest right name.
 
+use super::declared::{Kind, declared_fields};
 use super::entry::{Entry, Field, Part, Source, StockColumns, label};
 use super::spec::{EntrySpec, Family, FieldSpec, PartSpec, Place, Placed};
 use super::template::{Template, TemplateError};
@@ -18,61 +19,8 @@ pub struct MappingError {
     pub message: String,
 }
 
-/// A field that an event type declares.
-struct Declared {
-    name: &'static str,
-    kind: Kind,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Integer,
-    Time,
-    Any,
-}
-
-const fn declared(name: &'static str, kind: Kind) -> Declared {
-    Declared { name, kind }
-}
-
-/// The fields of a stock event that come from columns; the derived ones are made of them.
-const STOCK_FIELDS: &[Declared] = &[
-    declared("current_stock", Kind::Integer),
-    declared("reserved_quantity", Kind::Integer),
-    declared("min_stock_level", Kind::Integer),
-    declared("version", Kind::Integer),
-    declared("updated_at", Kind::Time),
-];
-
-/// The fields of a price event.
-const PRICE_FIELDS: &[Declared] = &[
-    declared("id", Kind::Any),
-    declared("price_type", Kind::Any),
-    declared("price", Kind::Any),
-    declared("currency", Kind::Any),
-    declared("min_quantity", Kind::Integer),
-    declared("valid_from", Kind::Time),
-    declared("valid_to", Kind::Time),
-    declared("is_active", Kind::Any),
-    declared("version", Kind::Integer),
-    declared("created_at", Kind::Time),
-    declared("updated_at", Kind::Time),
-];
-
-/// The fields of content that have a declared kind; any other name is free.
-const CONTENT_FIELDS: &[Declared] = &[declared("created_at", Kind::Time), declared("updated_at", Kind::Time)];
-
 /// Names that mean something else in ids and keys.
 const RESERVED_KINDS: &[&str] = &["stock", "price", "history", "mark", "truncate"];
-
-/// Returns the fields that an event of this family declares.
-fn declared_fields(family: Family) -> &'static [Declared] {
-    match family {
-        Family::Stock => STOCK_FIELDS,
-        Family::Price => PRICE_FIELDS,
-        Family::Content => CONTENT_FIELDS,
-    }
-}
 
 /// Checks the entries against each other, before any table is known.
 ///

@@ -1,6 +1,7 @@
 //! Mapping: which table feeds which event, and how its columns become fields. Configuration, not code.
 
 pub mod compile;
+mod declared;
 pub mod entry;
 pub mod spec;
 mod template;
