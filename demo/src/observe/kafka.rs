@@ -38,10 +38,10 @@ impl Seen<'_> {
         self.kind != "mark" && !self.kind.ends_with(".snapshot")
     }
 
-    /// Returns what a stock event says.
+    /// Returns the stock level that the event leaves; a delete leaves none.
     pub(super) fn stock(&self) -> Option<StockLevel> {
-        let is_stock = self.kind.starts_with("stock.");
-        self.data.filter(|_| is_stock).and_then(|data| serde_json::from_str(data.get()).ok())
+        let leaves_one = matches!(self.kind, "stock.created" | "stock.updated");
+        self.data.filter(|_| leaves_one).and_then(|data| serde_json::from_str(data.get()).ok())
     }
 }
 

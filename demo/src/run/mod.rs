@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::ledger::{Copy, Ledger};
 use crate::observe::Observers;
@@ -58,10 +59,7 @@ pub async fn run(mut endpoints: Endpoints, options: &Options) -> Result<bool> {
     println!("starting the pipeline");
     let mut pipeline = Pipeline::start(&endpoints, &options.config, &page)?;
     let serving = tokio::spawn(page::serve(listener, endpoints.clone()));
-    let outcome = tokio::select! {
-        outcome = live(&endpoints, options, &page, &mut pipeline) => outcome,
-        () = stopped() => Ok(true),
-    };
+    let outcome = live(&endpoints, options, &page, &mut pipeline, &Stop::on_signal()?).await;
     serving.abort();
     let drained = pipeline.stop().await;
     let clean = outcome?;
@@ -83,11 +81,25 @@ async fn prepare(endpoints: &Endpoints, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Writes, watches and draws until the time is over or somebody ends it, then checks if asked to.
-async fn live(endpoints: &Endpoints, options: &Options, page: &str, pipeline: &mut Pipeline) -> Result<bool> {
+/// Waits until the pipeline is ready and every copy has the catalogue.
+async fn fill(endpoints: &Endpoints, pipeline: &mut Pipeline) -> Result<()> {
     pipeline.ready(endpoints).await?;
     println!("waiting until every copy has the catalogue");
-    check::caught_up(endpoints, FILLED_WITHIN).await?;
+    check::caught_up(endpoints, FILLED_WITHIN).await
+}
+
+/// Writes, watches and draws until the time is over or somebody ends it, then checks if asked to.
+async fn live(
+    endpoints: &Endpoints,
+    options: &Options,
+    page: &str,
+    pipeline: &mut Pipeline,
+    stop: &Stop,
+) -> Result<bool> {
+    tokio::select! {
+        ready = fill(endpoints, pipeline) => ready?,
+        () = stop.asked() => return Ok(true),
+    }
     let ledger = Arc::new(Ledger::default());
     let mut observers = Observers::start(endpoints, Arc::clone(&ledger)).await?;
     let writers = Writers::start(endpoints, options.writes, Some(Arc::clone(&ledger))).await?;
@@ -99,14 +111,14 @@ async fn live(endpoints: &Endpoints, options: &Options, page: &str, pipeline: &m
     println!("writing; measured after {WARM_UP:?} of warm-up; page: {page}");
     tokio::select! {
         () = tokio::time::sleep(WARM_UP) => {}
-        () = stopped() => {}
+        () = stop.asked() => {}
     }
     observers.forget();
     let mut display = Display { page, ledger: &ledger, started: Instant::now(), before: None };
     while ends.is_none_or(|ends| display.started.elapsed() < ends) {
         tokio::select! {
             () = tokio::time::sleep(REDRAW) => {}
-            () = stopped() => break,
+            () = stop.asked() => break,
         }
         pipeline.still_runs()?;
         if let Some(error) = observers.failure() {
@@ -128,7 +140,11 @@ async fn live(endpoints: &Endpoints, options: &Options, page: &str, pipeline: &m
     let mut clean = true;
     if options.check {
         println!("comparing every copy with the database");
-        let report = check::everything(endpoints, &check::Options::default()).await?;
+        let options = check::Options::default();
+        let report = tokio::select! {
+            report = check::everything(endpoints, &options) => report?,
+            () = stop.asked() => bail!("ended before every copy was compared"),
+        };
         print!("{report}");
         clean = report.is_clean();
     }
@@ -194,13 +210,27 @@ async fn free(wished: &str) -> Result<String> {
     Ok(format!("http://{found}"))
 }
 
-/// Waits for Ctrl-C or SIGTERM.
-async fn stopped() {
-    let Ok(mut terminated) = signal(SignalKind::terminate()) else {
-        return;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminated.recv() => {}
+/// Whether somebody wants the demo to end, by Ctrl-C or SIGTERM.
+struct Stop(watch::Receiver<bool>);
+
+impl Stop {
+    fn on_signal() -> Result<Self> {
+        let (mut interrupted, mut terminated) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let (asked, stop) = watch::channel(false);
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = interrupted.recv() => {}
+                _ = terminated.recv() => {}
+            }
+            asked.send_replace(true);
+            // The sender must not go before those who wait for it.
+            asked.closed().await;
+        });
+        Ok(Self(stop))
+    }
+
+    async fn asked(&self) {
+        // It ends only with this receiver.
+        let _ = self.0.clone().wait_for(|asked| *asked).await;
     }
 }

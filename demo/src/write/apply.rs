@@ -206,11 +206,13 @@ async fn reserve(session: &mut Session, parts: &[i64]) -> Result<Changed, Error>
     Ok(changed)
 }
 
-/// Moves the prices by a factor within bounds, so that hours of writing do not run away.
+/// Moves the prices by a factor. What is cheap only rises and what is dear only falls, so that hours of writing stay believable.
 async fn move_prices(session: &mut Session, part: i64, permille: i32) -> Result<Changed, Error> {
     let new = session
         .execute(
-            "UPDATE part_prices SET price = least(99999.99, greatest(0.10, round(price * $2::int / 1000, 2)))
+            "UPDATE part_prices
+             SET price = round(price * CASE WHEN price < 15 THEN greatest($2::int, 1000)
+                                            WHEN price > 900 THEN least($2::int, 1000) ELSE $2::int END / 1000, 2)
              WHERE part_id = $1 AND is_active",
             &[&part, &permille],
         )

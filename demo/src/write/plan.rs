@@ -94,10 +94,10 @@ impl Planner {
     pub(super) fn next(&mut self, stock: &Stock) -> Work {
         let part = self.popular(stock);
         match self.dice.random_range(0..1000) {
-            0..580 => Work::Stock { part, by: self.dice.random_range(-5..=8) },
+            0..580 => Work::Stock { part, by: self.dice.random_range(-9..=8) },
             580..630 => Work::Order { parts: self.several(stock, 2, 8) },
             630..640 => Work::Delivery { parts: self.several(stock, 20, 60) },
-            640..780 => Work::Price { part, permille: self.dice.random_range(900..1120) },
+            640..780 => Work::Price { part, permille: self.dice.random_range(900..=1110) },
             780..830 => Work::Rename { part },
             830..850 => Work::Describe { part },
             850..870 => Work::Specification { part },
