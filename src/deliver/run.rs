@@ -277,6 +277,11 @@ impl Run<'_> {
         error!(worker, %topic, partition, offset, reason, "a record goes to the dead letters");
         let mut attempts = 0;
         while let Err(error) = dead_letter::write(&self.writer, dead_letters, worker, record, reason).await {
+            if !error.is_transient() {
+                return Err(Ended::Stopped(format!(
+                    "cannot write the dead letter of {topic}/{partition} at {offset}: {error}"
+                )));
+            }
             warn!(worker, dead_letters, %error, attempts, "cannot write the dead letter, will retry");
             pause(&mut attempts, self.shutdown).await?;
         }

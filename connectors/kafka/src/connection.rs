@@ -6,8 +6,11 @@ use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 
-/// The largest record that Highwater's topics and producer carry, in bytes.
-pub const MAX_RECORD_BYTES: usize = 16 * 1024 * 1024;
+/// The largest record that a producer takes, in bytes: 16 MiB, which topics are to allow, without room for the batch around it.
+///
+/// The broker measures the batch, the client the record: between the two limits a record would be taken and refused later,
+/// and its transaction could never commit.
+pub const MAX_RECORD_BYTES: usize = 16 * 1024 * 1024 - 64 * 1024;
 
 /// What a reader sees of transactions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -124,6 +124,7 @@ pub(crate) fn is_refusal(code: RDKafkaErrorCode) -> bool {
             | C::InvalidReplicationFactor
             | C::InvalidTopic
             | C::InvalidArgument
+            | C::MessageSizeTooLarge
     )
 }
 

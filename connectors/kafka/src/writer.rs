@@ -26,7 +26,8 @@ impl Writer {
             .set("acks", "all")
             .set("enable.idempotence", "true")
             .set("linger.ms", "0")
-            .set("message.max.bytes", MAX_RECORD_BYTES.to_string())
+            // A dead letter is a record of any size and what is said of it.
+            .set("message.max.bytes", (MAX_RECORD_BYTES + 48 * 1024).to_string())
             .set("message.timeout.ms", "10000");
         let client = FutureProducer::from_config_and_context(&config, Events::default())
             .map_err(|error| Error::of("make a producer", error))?;

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use highwater_kafka::connection::MAX_RECORD_BYTES;
 use highwater_kafka::{
     Admin, Connection, Consumer, ConsumerSettings, Difference, Error, Isolation, ProducerError, ProducerSettings,
     Record, Start, TopicSpec, TransactionalProducer, last_record,
@@ -176,6 +177,39 @@ async fn a_record_too_large_is_named_and_the_transaction_goes_on() {
     producer.send(&topic, 0, b"key", Some(b"small"), &[]).expect("send");
     producer.commit(TIMEOUT).expect("commit");
     assert_eq!(values(&read_all(&mut reader(Isolation::ReadCommitted, &topic, 0)).await), ["small"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_record_that_is_taken_also_arrives() {
+    let spec = TopicSpec {
+        name: fresh("large"),
+        partitions: 1,
+        replication: 1,
+        settings: vec![("max.message.bytes".to_owned(), (16 * 1024 * 1024).to_string())],
+    };
+    let admin = Admin::new(&connection()).expect("an admin client");
+    admin.ensure_topics(std::slice::from_ref(&spec), TIMEOUT).await.expect("a topic");
+    // Noise, so that compression does not help.
+    let mut state = 1_u32;
+    let noise = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_le_bytes()[3]
+    };
+    let mut largest: Vec<u8> = std::iter::repeat_with(noise).take(MAX_RECORD_BYTES).collect();
+    let mut producer = producer(&fresh("id"));
+    producer.begin().expect("begin");
+    while let Err(error) = producer.send(&spec.name, 0, b"key", Some(&largest), &[("position", b"P")]) {
+        assert!(matches!(error, ProducerError::TooLarge { .. }), "{error}");
+        largest.truncate(largest.len() - 8);
+    }
+    // Others go into the same batch where they fit.
+    for _ in 0..100 {
+        producer.send(&spec.name, 0, b"key", Some(&largest[..1_000]), &[]).expect("send");
+    }
+    producer.commit(TIMEOUT).expect("commit");
+    let read = read_all(&mut reader(Isolation::ReadCommitted, &spec.name, 0)).await;
+    assert_eq!(read.len(), 101);
+    assert!(read[0].value.as_deref() == Some(&largest[..]), "it arrives as it was sent");
 }
 
 #[tokio::test(flavor = "multi_thread")]
