@@ -40,7 +40,7 @@ pub enum Error {
     /// Kafka failed.
     #[error(transparent)]
     Topics(#[from] highwater_kafka::Error),
-    /// Redis failed for longer than [`SILENCE`], or for good.
+    /// Redis failed for longer than a minute, or for good.
     #[error(transparent)]
     Cache(#[from] highwater_redis::Error),
 }
