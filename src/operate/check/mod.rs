@@ -28,6 +28,6 @@ pub async fn check(config: &Config, roles: &[Role]) -> Report {
     if roles.contains(&Role::Audit) {
         audit::check(config, &mut report).await;
     }
-    ports::check(config, &mut report).await;
+    ports::check(config, roles, &mut report).await;
     report
 }

@@ -5,10 +5,13 @@ use std::net::SocketAddr;
 use tokio::net::TcpListener;
 
 use super::report::Report;
-use crate::roles::Config;
+use crate::roles::{Config, Role};
 
-pub(super) async fn check(config: &Config, report: &mut Report) {
+pub(super) async fn check(config: &Config, roles: &[Role], report: &mut Report) {
     free("operate.listen", config.operate.listen, report).await;
+    if roles.contains(&Role::Storefront) {
+        free("storefront.listen", config.storefront.listen, report).await;
+    }
 }
 
 async fn free(setting: &str, address: SocketAddr, report: &mut Report) {
