@@ -6,6 +6,7 @@
 
 mod error;
 mod feeds;
+mod marks;
 pub mod progress;
 mod publisher;
 mod rows;

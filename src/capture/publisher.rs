@@ -11,6 +11,7 @@ use serde_json::json;
 use tracing::error;
 
 use super::error::Error;
+use super::marks::Schedule;
 use super::progress::Progress;
 use crate::events::draft::{Draft, PartitionBy, Topic};
 use crate::events::envelope::{CONTENT_TYPE, CONTENT_TYPE_HEADER, MARK_KEY, POSITION_HEADER};
@@ -34,7 +35,7 @@ pub(super) struct Publisher {
     opened: Option<Instant>,
     records: usize,
     mark_bytes: Vec<u8>,
-    marked: Bound,
+    marks: Schedule,
 }
 
 struct Names {
@@ -67,6 +68,7 @@ impl Publisher {
         topics: &Topics,
         source_name: &str,
         progress: Progress,
+        mark_pause: Duration,
         timeout: Duration,
     ) -> Self {
         let events = PerTopic { states: topics.states(), history: topics.history() };
@@ -83,7 +85,7 @@ impl Publisher {
             opened: None,
             records: 0,
             mark_bytes: Vec::with_capacity(512),
-            marked: Bound::ZERO,
+            marks: Schedule::new(3 * topics.partitions.unsigned_abs(), mark_pause, Instant::now()),
         }
     }
 
@@ -155,40 +157,38 @@ impl Publisher {
         Ok(())
     }
 
-    /// Whether the bound moved since the last marks.
-    pub(super) fn unmarked(&self) -> bool {
-        self.marked != self.progress.bound
-    }
-
-    /// Sends one mark to every partition of the state topics. `complete` tells, per topic, whether the snapshot of its
-    /// tables is done.
-    pub(super) fn mark(&mut self, complete: [bool; 3]) -> Result<(), Error> {
-        self.begin_if_needed()?;
-        let now = Timestamp::now();
-        let headers = [(CONTENT_TYPE_HEADER, CONTENT_TYPE.as_bytes())];
-        self.progress.marks += 1;
-        self.marked = self.progress.bound;
-        for (family, complete) in Family::ALL.into_iter().zip(complete) {
-            let topic = self.names.events.of(Topic::State(family));
-            for partition in 0..self.partitions.unsigned_abs() {
-                self.mark_bytes.clear();
-                let mark = Mark {
-                    source: &self.source,
-                    topic,
-                    partition,
-                    bound: self.progress.bound,
-                    count: self.progress.live_events(family, partition),
-                    complete,
-                    number: self.progress.marks,
-                    time_us: now.0,
-                };
-                write_mark(&mut self.mark_bytes, &mark);
-                let partition = i32::try_from(partition).unwrap_or(i32::MAX);
-                self.producer.send(topic, partition, MARK_KEY.as_bytes(), Some(&self.mark_bytes), &headers)?;
-                self.records += 1;
-            }
+    /// Sends the marks that are due. `complete` tells, per topic, whether the snapshot of its tables is done.
+    pub(super) fn mark(&mut self, complete: [bool; 3], now: Instant) -> Result<(), Error> {
+        let bound = self.progress.bound;
+        while let Some(place) = self.marks.next(bound, now) {
+            self.begin_if_needed()?;
+            let partitions = self.partitions.unsigned_abs() as usize;
+            let (family, partition) = (place / partitions, u32::try_from(place % partitions).unwrap_or(0));
+            let topic = self.names.events.of(Topic::State(Family::ALL[family]));
+            self.progress.marks += 1;
+            let mark = Mark {
+                source: &self.source,
+                topic,
+                partition,
+                bound,
+                count: self.progress.live_events(Family::ALL[family], partition),
+                complete: complete[family],
+                number: self.progress.marks,
+                time_us: Timestamp::now().0,
+            };
+            self.mark_bytes.clear();
+            write_mark(&mut self.mark_bytes, &mark);
+            let headers = [(CONTENT_TYPE_HEADER, CONTENT_TYPE.as_bytes())];
+            let partition = i32::try_from(partition).unwrap_or(i32::MAX);
+            self.producer.send(topic, partition, MARK_KEY.as_bytes(), Some(&self.mark_bytes), &headers)?;
+            self.records += 1;
         }
         Ok(())
+    }
+
+    /// Returns when the next mark is due.
+    pub(super) fn next_mark(&self) -> Instant {
+        self.marks.next_at(self.progress.bound)
     }
 
     /// Serves delivery reports, and fails as soon as one of them does.

@@ -217,7 +217,7 @@ impl Plan<'_> {
         let through = Memory::new(steps(&self.source.map, feeds.described()));
         let snapshot = Snapshot::start(config, mapped, &progress.snapshot, self.settings.chunk_rows, timeout)
             .map_err(|error| Error::Unexpected(format!("could not start the snapshot's thread: {error}")))?;
-        let publisher = Publisher::new(producer, self.topics, &self.source.name, progress, timeout);
+        let publisher = Publisher::new(producer, self.topics, &self.source.name, progress, self.settings.mark, timeout);
         let work = Work {
             publisher,
             snapshot,

@@ -10,14 +10,13 @@ use metrics::{counter, gauge, histogram};
 use tracing::{info, warn};
 
 use super::error::Error;
+use super::marks::IDLE;
 use super::session::Session;
 use super::settings::Settings;
 use super::visible::Visibility;
 use super::work::Step;
 use crate::running::Shutdown;
 
-/// How often idle partitions get a mark and the server is asked for a keepalive.
-const IDLE: Duration = Duration::from_secs(1);
 /// Messages of the log between two looks at the clock.
 const MESSAGES_BETWEEN_LOOKS: u32 = 512;
 /// Pauses between two questions whether a commit is visible.
@@ -31,7 +30,6 @@ pub(super) struct Loop<'a> {
     visibility: Visibility,
     acknowledged: Lsn,
     last_status: Instant,
-    last_mark: Instant,
     messages: u32,
 }
 
@@ -46,7 +44,6 @@ impl<'a> Loop<'a> {
             visibility: Visibility::default(),
             acknowledged,
             last_status: long_ago,
-            last_mark: long_ago,
             messages: 0,
         }
     }
@@ -105,7 +102,7 @@ impl<'a> Loop<'a> {
         let now = Instant::now();
         let work = &self.session.work;
         let mut next = self.last_status + IDLE;
-        next = next.min(self.last_mark + if self.news() { self.settings.mark } else { IDLE });
+        next = next.min(work.publisher.next_mark());
         if let Some((opened, _)) = work.publisher.open_transaction() {
             next = next.min(opened + self.settings.transaction);
         }
@@ -113,11 +110,6 @@ impl<'a> Loop<'a> {
             next = next.min(now + Duration::from_millis(5));
         }
         next.saturating_duration_since(now)
-    }
-
-    /// Whether something was published since the last marks.
-    fn news(&self) -> bool {
-        self.session.work.publisher.unmarked()
     }
 
     /// Everything that is due by the clock.
@@ -128,12 +120,8 @@ impl<'a> Loop<'a> {
         let ledger = &work.publisher.progress.snapshot;
         work.snapshot.advance(&mut work.primary, ledger, work.timeout)?;
         if !work.inside {
-            let pause = if work.publisher.unmarked() { self.settings.mark } else { IDLE };
-            if now >= self.last_mark + pause {
-                let complete = work.complete();
-                work.publisher.mark(complete)?;
-                self.last_mark = now;
-            }
+            let complete = work.complete();
+            work.publisher.mark(complete, now)?;
             if let Some((opened, records)) = work.publisher.open_transaction()
                 && (now >= opened + self.settings.transaction || records >= self.settings.transaction_records)
             {
