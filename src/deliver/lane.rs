@@ -23,6 +23,8 @@ pub(super) struct Lane {
     pub(super) next_offset: i64,
     /// Something is to be applied, if only `next_offset`.
     pub(super) dirty: bool,
+    /// It was once read to its end and applied.
+    pub(super) reached_end: bool,
     attempts: u32,
     /// When the next attempt is due, while the lane waits.
     pub(super) due: Option<Instant>,
@@ -54,6 +56,7 @@ impl Lane {
             pending: Vec::new(),
             next_offset: 0,
             dirty: false,
+            reached_end: false,
             attempts: 0,
             due: None,
             marked_ms: None,

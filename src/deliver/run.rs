@@ -145,11 +145,11 @@ impl Run<'_> {
                 Err(error) => self.unreadable(error).await?,
             }
             self.apply(worker).await?;
-            if !caught_up && self.consumer.all_at_end() && self.lanes.iter().all(|lane| !lane.dirty) {
+            if !caught_up && self.reached_all_ends() {
                 caught_up = true;
                 worker.caught_up();
             }
-            self.stand();
+            self.stand(caught_up);
             for (lane, applied) in self.lanes.iter().zip(lag.applied.iter()).filter(|(lane, _)| !lane.dirty) {
                 applied.store(lane.next_offset, Ordering::Relaxed);
             }
@@ -239,12 +239,21 @@ impl Run<'_> {
         self.lanes.iter().filter(|lane| lane.dirty).map(|lane| lane.due.unwrap_or_else(Instant::now)).min()
     }
 
-    /// Says how the worker stands.
-    fn stand(&self) {
+    /// Whether every partition was once read to its end and applied. Each for itself: under load they never all are at once.
+    fn reached_all_ends(&mut self) -> bool {
+        for lane in self.lanes.iter_mut().filter(|lane| !lane.dirty) {
+            lane.reached_end |= self.consumer.at_end(&lane.partition.topic, lane.partition.index);
+        }
+        self.lanes.iter().all(|lane| lane.reached_end)
+    }
+
+    /// Says how the worker stands: it is ready once it has caught up.
+    fn stand(&self, caught_up: bool) {
         let waiting: Vec<&Partition> =
             self.lanes.iter().filter(|lane| lane.due.is_some() && lane.dirty).map(|lane| &lane.partition).collect();
         match waiting.first() {
-            None => self.standing.ready(),
+            None if caught_up => self.standing.ready(),
+            None => self.standing.waits_for("the end of its topics, which it reads up to"),
             Some(partition) => self.standing.waits_for(format!("{partition} waits for its next attempt")),
         }
         let count = u32::try_from(waiting.len()).map_or(0.0, f64::from);

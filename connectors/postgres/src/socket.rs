@@ -267,7 +267,9 @@ impl Socket {
     fn read_by(&mut self, deadline: Instant) -> io::Result<usize> {
         // Rounded up to whole milliseconds: a wait that is asked for again and again is then set once.
         let left = left(deadline)?.min(SLICE);
-        let timeout = Duration::from_millis(u64::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u64::MAX));
+        // At least one: less than a microsecond may be left, and a socket has no wait of nothing.
+        let millis = u64::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u64::MAX).max(1);
+        let timeout = Duration::from_millis(millis);
         if self.read_timeout != Some(timeout) {
             self.channel.set_read_timeout(timeout)?;
             self.read_timeout = Some(timeout);
