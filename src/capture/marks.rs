@@ -87,7 +87,7 @@ mod tests {
         run(&mut schedule, start, PAUSE * 3, |_| bound(1));
         let later = start + PAUSE * 3;
         let mut most = 0;
-        let mut marked = vec![false; 24];
+        let mut marked = [false; 24];
         for ms in 0..u64::try_from(PAUSE.as_millis()).unwrap() * 2 {
             let mut now_sent = 0;
             while let Some(partition) = schedule.next(bound(2), later + Duration::from_millis(ms)) {

@@ -29,9 +29,9 @@ impl Settings {
     /// Reads `[capture]`.
     pub fn read(section: &mut Section<'_>) -> Self {
         Self {
-            transaction: section.millis("transaction_ms", 1000, 10..=60_000),
+            transaction: section.millis("transaction_ms", 2000, 10..=60_000),
             transaction_records: section.number("transaction_records", 100_000, 1..=10_000_000),
-            mark: section.millis("mark_ms", 50, 1..=1000),
+            mark: section.millis("mark_ms", 200, 1..=1000),
             linger: section.millis("linger_ms", 1, 0..=1000),
             history: section.flag("history", true),
             chunk_rows: section.number("chunk_rows", 5000, 1..=1_000_000),
