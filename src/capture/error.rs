@@ -52,11 +52,18 @@ fn list(errors: &[MappingError]) -> String {
 }
 
 impl Error {
+    /// Whether another capture holds the slot.
+    #[must_use]
+    pub fn is_slot_busy(&self) -> bool {
+        // SQLSTATE object_in_use: it took the slot between our question and our attempt.
+        matches!(self, Self::SlotBusy { .. }) || matches!(self, Self::Source(error) if error.code() == Some("55006"))
+    }
+
     /// Whether a new session may succeed without anybody changing anything.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Source(error) => error.is_transient(),
+            Self::Source(error) => error.is_transient() || self.is_slot_busy(),
             Self::Topics(error) => error.is_transient(),
             // A new session fences whatever is left of this one; a fenced one waits for the slot like any other.
             Self::Producer(error) => !matches!(error, ProducerError::Fatal { .. }),

@@ -11,7 +11,7 @@ use crate::events::json::Encoding;
 use crate::events::mapping::compile::{MappingError, check_entries, compile};
 use crate::events::mapping::entry::Entry;
 use crate::events::mapping::spec::{EntrySpec, Family, PartSpec};
-use crate::events::row::Table;
+use crate::events::row::{Identity, Table};
 
 /// A captured table and what it feeds.
 #[derive(Debug)]
@@ -47,6 +47,14 @@ impl Feeds {
                 errors.push(MappingError { place: spec.table.place.clone(), message });
                 continue;
             };
+            if table.table().primary_key.is_empty() {
+                let message = format!(
+                    "table `{name}` has no primary key among its published columns, or a deferrable one: its rows could \
+                     not be read in chunks; run `ALTER TABLE {name} ADD PRIMARY KEY (…)`",
+                    name = spec.table.value
+                );
+                errors.push(MappingError { place: spec.table.place.clone(), message });
+            }
             if let Err(wrong) = compile_entry(spec, specs, &table.table(), &described) {
                 errors.extend(wrong);
             }
@@ -65,12 +73,14 @@ impl Feeds {
         }
         let columns: Vec<StreamColumn<'_>> =
             relation.columns.into_iter().map(|column| (column.name, column.type_oid)).collect();
+        let full = relation.identity == ReplicaIdentity::Full;
+        let keys = relation.columns.into_iter().enumerate().filter(|(_, column)| column.key);
+        let key: Vec<usize> = keys.map(|(at, _)| at).collect();
         let table = if let Some(described) = self.described.get(&relation.oid) {
-            described.table_as_of(&columns)
+            // What old rows carry here is the log's to say: the catalogue knows only what they carry now.
+            let identity = if full { Identity::Full } else { Identity::Columns(key) };
+            Table { identity, ..described.table_as_of(&columns) }
         } else {
-            let full = relation.identity == ReplicaIdentity::Full;
-            let keys = relation.columns.into_iter().enumerate().filter(|(_, column)| column.key);
-            let key = keys.map(|(at, _)| at).collect();
             table_of_the_log(relation.namespace, relation.name, &columns, key, full)
         };
         let feed = feed(table, &self.specs, &self.described);
@@ -90,11 +100,6 @@ impl Feeds {
     /// Returns what the catalogue says of the published tables, by OID.
     pub(super) fn described(&self) -> &HashMap<u32, Described> {
         &self.described
-    }
-
-    /// Whether the catalogue's description of the table is at hand.
-    pub(super) fn knows(&self, oid: u32) -> bool {
-        self.described.contains_key(&oid)
     }
 
     /// Returns the table of a change; `None` for Highwater's own tables and for what the stream did not announce.

@@ -81,12 +81,14 @@ pub fn run(
             standing.ready();
             worked = true;
             attempts = Attempts::new(AGAIN);
-            Loop::new(session, settings, shutdown).run()
+            Loop::new(session, source.slot.clone(), settings, shutdown).run()
         });
         let Err(error) = outcome else { return Ok(()) };
         // Another capture at work is no fault: this one stands by, however long that takes.
-        let stands_by = matches!(error, Error::SlotBusy { .. });
-        if !error.is_transient() || (!worked && !stands_by && began.elapsed() > start_deadline) {
+        let stands_by = error.is_slot_busy();
+        // It will be needed just when servers fail: from here on it is as patient as one that has worked.
+        worked |= stands_by;
+        if !error.is_transient() || (!worked && began.elapsed() > start_deadline) {
             return Err(error);
         }
         standing.waits_for(chain(&error));

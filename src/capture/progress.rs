@@ -143,7 +143,8 @@ impl Lost {
     #[must_use]
     pub fn choices(&self, prefix: &str) -> String {
         let anew = format!(
-            "to begin anew with a snapshot, stop all roles, delete the topics `{prefix}.*` and drop the slot, then start"
+            "to begin anew with a snapshot, stop all roles, delete the topics `{prefix}.*`, drop the slot, empty the cache and \
+             the table highwater.audit_progress, which speak of the old topics, then start"
         );
         match self {
             Self::OtherSystem { .. } => format!("point [source] at the right server; or, {anew}"),

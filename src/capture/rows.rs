@@ -66,6 +66,9 @@ impl Work {
         for (at, entry) in feed.entries.iter().enumerate() {
             let mut through = self.through.with(&mut self.primary, self.timeout);
             let outcome = write_state_events(entry, change, &stamp, seq, &mut through, &mut drafts);
+            if let Some(error) = self.through.failure() {
+                return Err(error.into());
+            }
             if outcome.is_err() || !drafts.is_empty() {
                 overtake(&mut self.snapshot, &feed.table, at, change);
             }
@@ -125,13 +128,20 @@ impl Work {
         for (at, row) in (0..).step_by(2).zip(&chunk.rows) {
             let row = values(row);
             let change = Change::Snapshot { new: &row };
-            learn(&mut self.through, feed, change);
+            let overtaken = |entry| chunk.overtaken.contains(entry, key_of(&feed.table, &row));
+            if !(0..feed.entries.len()).any(overtaken) {
+                learn(&mut self.through, feed, change);
+            }
             for (number, entry) in feed.entries.iter().enumerate() {
-                if chunk.overtaken.contains(number, key_of(&feed.table, &row)) {
+                if overtaken(number) {
                     continue;
                 }
                 let mut through = self.through.with(&mut self.primary, self.timeout);
-                if let Err(error) = write_state_events(entry, change, &stamp, at, &mut through, &mut drafts) {
+                let outcome = write_state_events(entry, change, &stamp, at, &mut through, &mut drafts);
+                if let Some(error) = self.through.failure() {
+                    return Err(error.into());
+                }
+                if let Err(error) = outcome {
                     let row = reference(&feed.table, change);
                     self.publisher.dead_letter(stamp.position(at), &row, &format!("{}: {error}", entry.name))?;
                 }

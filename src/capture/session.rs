@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::error::Error;
 use super::feeds::{Feeds, through_part};
-use super::progress::{self, Progress, Start, decide_start};
+use super::progress::{self, Lost, Progress, Start, decide_start};
 use super::publisher::Publisher;
 use super::settings::Settings;
 use super::snapshot::Snapshot;
@@ -71,7 +71,15 @@ impl Plan<'_> {
 
         // The order matters; see above. Progress is read twice: before, to refuse without harm, and after the fence.
         let before = self.read_progress()?;
-        let start = self.decide(&mut replication, &timelines, &source_system, before)?;
+        let start = match self.decide(&mut replication, &timelines, &source_system, before) {
+            Err(Error::Lost { lost: Lost::Gap { .. }, .. }) => {
+                // A broker that died right behind a commit shows it only when its transaction was completed, which the
+                // fence waits for. Nobody has the slot, so nobody is fenced who should not be.
+                drop(self.fence()?);
+                self.decide(&mut replication, &timelines, &source_system, self.read_progress()?)?
+            }
+            decided => decided?,
+        };
         let slot_bound = self.make_slot_if_fresh(&mut replication, &timelines, &start)?;
         let stream = self.take_slot(replication)?;
         let producer = self.fence()?;
@@ -91,7 +99,9 @@ impl Plan<'_> {
         let config = self.source.database.postgres("highwater capture");
         let config = config.map_err(|error| Error::Setup(error.to_string()))?;
         // Short, so that a capture that hangs gives the slot up within seconds for the one that stands by.
-        Ok(config.with_parameter("wal_sender_timeout", "10s"))
+        let config = config.with_parameter("wal_sender_timeout", "10s");
+        // Its own commits move the log for the snapshot and hold nothing that a standby must have first.
+        Ok(config.with_parameter("synchronous_commit", "local"))
     }
 
     fn make_topics(&self) -> Result<(), Error> {
@@ -214,7 +224,8 @@ impl Plan<'_> {
     ) -> Result<Session, Error> {
         let timeout = self.settings.answer_timeout;
         let mapped = feeds.mapped();
-        let through = Memory::new(steps(&self.source.map, feeds.described()));
+        let mut primary = primary;
+        let through = Memory::load(steps(&self.source.map, feeds.described()), &mut primary, timeout)?;
         let snapshot = Snapshot::start(config, mapped, &progress.snapshot, self.settings.chunk_rows, timeout)
             .map_err(|error| Error::Unexpected(format!("could not start the snapshot's thread: {error}")))?;
         let publisher = Publisher::new(producer, self.topics, &self.source.name, progress, self.settings.mark, timeout);

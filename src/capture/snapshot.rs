@@ -63,6 +63,8 @@ enum State {
 pub(super) struct Overtaken {
     /// Mapping entry and primary key. An update that changes nothing of an entry's event overtakes nothing there.
     keys: HashSet<(usize, Vec<u8>)>,
+    /// There were too many to remember: the chunk has to be read again.
+    lost_count: bool,
     /// The table was emptied: all that it holds now comes by the stream.
     all: bool,
 }
@@ -126,8 +128,11 @@ impl Snapshot {
 
     /// Takes note that the stream published an event of this row.
     pub(super) fn overtake(&mut self, table: &Table, entry: usize, row: Row<'_>) {
-        if let Some(overtaken) = self.under_way(&table.name) {
+        let Some(overtaken) = self.under_way(&table.name) else { return };
+        if overtaken.keys.len() < MOST_KEYS {
             overtaken.keys.insert((entry, key_of(table, row)));
+        } else {
+            overtaken.lost_count = true;
         }
     }
 
@@ -194,10 +199,6 @@ impl Snapshot {
             }
         };
         let State::Reading { overtaken } = std::mem::replace(&mut self.state, State::Idle) else { return Ok(()) };
-        if overtaken.keys.len() > MOST_KEYS {
-            info!("the stream overtook a chunk of the snapshot; it is read again");
-            return Ok(());
-        }
         let high = next_high(primary, timeout)?;
         self.state = State::Waiting { overtaken, rows, high };
         Ok(())
@@ -211,6 +212,10 @@ impl Snapshot {
         let State::Waiting { overtaken, rows, high } = std::mem::replace(&mut self.state, State::Idle) else {
             return None;
         };
+        if overtaken.lost_count {
+            info!("the stream overtook a chunk of the snapshot; it is read again");
+            return None;
+        }
         let name = self.left.front()?.clone();
         let (_, feed) = self.tables.get(&name)?;
         let table = &feed.table;

@@ -30,11 +30,14 @@ pub(super) struct Loop<'a> {
     visibility: Visibility,
     acknowledged: Lsn,
     last_status: Instant,
+    /// When the server last sent anything.
+    heard: Instant,
+    slot: String,
     messages: u32,
 }
 
 impl<'a> Loop<'a> {
-    pub(super) fn new(session: Session, settings: &'a Settings, shutdown: &'a Shutdown) -> Self {
+    pub(super) fn new(session: Session, slot: String, settings: &'a Settings, shutdown: &'a Shutdown) -> Self {
         let long_ago = Instant::now().checked_sub(IDLE).unwrap_or_else(Instant::now);
         let acknowledged = Lsn(session.work.publisher.committed().lsn());
         Self {
@@ -44,6 +47,8 @@ impl<'a> Loop<'a> {
             visibility: Visibility::default(),
             acknowledged,
             last_status: long_ago,
+            heard: Instant::now(),
+            slot,
             messages: 0,
         }
     }
@@ -79,7 +84,10 @@ impl<'a> Loop<'a> {
         let Session { stream, work } = &mut self.session;
         match stream.next(wait)? {
             Some(Frame::XLogData { payload, .. }) => match work.message(payload)? {
-                Step::Begin(begin) => return Ok(Some(begin)),
+                Step::Begin(begin) => {
+                    self.heard = Instant::now();
+                    return Ok(Some(begin));
+                }
                 Step::On => {}
             },
             Some(Frame::Keepalive { wal_end, reply_requested, .. }) => {
@@ -92,8 +100,15 @@ impl<'a> Loop<'a> {
                     self.acknowledge(false)?;
                 }
             }
-            None => {}
+            None if self.heard.elapsed() > self.settings.answer_timeout => {
+                // Keepalives are asked for every second: a server that hangs, or is cut off, answers none of them.
+                let waiting_for = format!("a sign of life on the replication stream of slot `{}`", self.slot);
+                let after = self.settings.answer_timeout;
+                return Err(highwater_postgres::Error::Timeout { waiting_for, after }.into());
+            }
+            None => return Ok(None),
         }
+        self.heard = Instant::now();
         Ok(None)
     }
 
@@ -102,6 +117,10 @@ impl<'a> Loop<'a> {
         let now = Instant::now();
         let work = &self.session.work;
         let mut next = self.last_status + IDLE;
+        if work.inside {
+            // Marks and commits stand between transactions only.
+            return next.saturating_duration_since(now);
+        }
         next = next.min(work.publisher.next_mark());
         if let Some((opened, _)) = work.publisher.open_transaction() {
             next = next.min(opened + self.settings.transaction);
@@ -155,6 +174,8 @@ impl<'a> Loop<'a> {
         if publish && !self.await_visible(begin)? {
             return Ok(());
         }
+        // Nothing was read while it was waited for.
+        self.heard = Instant::now();
         self.session.work.begin(begin, publish)
     }
 

@@ -4,12 +4,11 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use highwater_postgres::{Connection, quote};
-use tracing::warn;
 
 use crate::events::state::{ThroughRows, Unmappable};
 
-/// Most answers that are remembered; past it the memory starts empty.
-const REMEMBERED: usize = 100_000;
+/// Most rows that are remembered; the primary is asked for the rest.
+const REMEMBERED: usize = 1_000_000;
 
 /// How to ask for the part of one table's row.
 #[derive(Debug, Clone)]
@@ -27,11 +26,35 @@ pub(super) struct Step {
 pub(super) struct Memory {
     steps: HashMap<String, Step>,
     known: HashMap<(String, Vec<u8>), Option<Vec<u8>>>,
+    failed: Option<highwater_postgres::Error>,
 }
 
 impl Memory {
-    pub(super) fn new(steps: HashMap<String, Step>) -> Self {
-        Self { steps, known: HashMap::new() }
+    /// Reads the rows that entries point at, so that a row which is deleted later is known all the same.
+    pub(super) fn load(
+        steps: HashMap<String, Step>,
+        primary: &mut Connection,
+        timeout: Duration,
+    ) -> Result<Self, highwater_postgres::Error> {
+        let mut memory = Self { steps, ..Self::default() };
+        let tables: Vec<(String, Step)> =
+            memory.steps.iter().map(|(name, step)| (name.clone(), step.clone())).collect();
+        for (name, Step { table, key, part }) in tables {
+            let sql = format!("SELECT {key}, {part} FROM {table} LIMIT {REMEMBERED}");
+            primary.for_each_row(&sql, timeout, |row| {
+                let mut values = row.values();
+                if let Some(key) = values.next().flatten() {
+                    memory.learn(&name, key, values.next().flatten());
+                }
+                Ok::<(), highwater_postgres::Error>(())
+            })?;
+        }
+        Ok(memory)
+    }
+
+    /// Returns why the primary could not be asked, once: the row's part is then not missing but not known yet.
+    pub(super) fn failure(&mut self) -> Option<highwater_postgres::Error> {
+        self.failed.take()
     }
 
     /// Whether some entry's part stands one step away, in this table.
@@ -42,10 +65,10 @@ impl Memory {
     /// Takes note of a row that the stream or a snapshot showed. Deleted rows stay known: the rows that point at them
     /// are often deleted in the same transaction.
     pub(super) fn learn(&mut self, table: &str, key: &[u8], part: Option<&[u8]>) {
-        if self.known.len() >= REMEMBERED {
-            self.known.clear();
+        let place = (table.to_owned(), key.to_vec());
+        if self.known.len() < REMEMBERED || self.known.contains_key(&place) {
+            self.known.insert(place, part.map(<[u8]>::to_vec));
         }
-        self.known.insert((table.to_owned(), key.to_vec()), part.map(<[u8]>::to_vec));
     }
 
     /// Returns the memory with the primary behind it.
@@ -72,7 +95,7 @@ impl ThroughRows for Asking<'_> {
         let key_text = std::str::from_utf8(key).map_err(|_| unknown())?;
         let sql = format!("SELECT {} FROM {} WHERE {} = {}", step.part, step.table, step.key, quote::literal(key_text));
         let rows = self.primary.simple_query(&sql, self.timeout).map_err(|error| {
-            warn!(table, error = %error, "could not ask for the part of a row one step away");
+            self.memory.failed = Some(error);
             unknown()
         })?;
         let row = rows.rows.first().ok_or_else(unknown)?;

@@ -58,10 +58,9 @@ impl Work {
             Message::Begin(begin) => return Ok(Step::Begin(begin)),
             Message::Commit(commit) => self.commit(&commit)?,
             Message::Relation(relation) => {
-                if !self.feeds.knows(relation.oid) {
-                    let described = describe_published(&mut self.primary, &self.publication, self.timeout)?;
-                    self.feeds.describe(described);
-                }
+                // Sent once for each table, and again when something of it has changed.
+                let described = describe_published(&mut self.primary, &self.publication, self.timeout)?;
+                self.feeds.describe(described);
                 self.feeds.relation(&relation);
             }
             Message::Insert(insert) => self.row(insert.relation, SentRow::Insert(insert.new))?,
