@@ -13,6 +13,9 @@ use super::worker::{Item, Partition};
 use crate::events::envelope::{Envelope, POSITION_HEADER};
 use crate::position::{Bound, Position};
 
+/// A partition without a record for so long is at rest.
+const REST: Duration = Duration::from_secs(5);
+
 pub(super) struct Lane {
     pub(super) partition: Partition,
     newer: NewerOnly,
@@ -30,6 +33,10 @@ pub(super) struct Lane {
     pub(super) due: Option<Instant>,
     /// What the last mark was appended at, milliseconds since 1970.
     marked_ms: Option<i64>,
+    /// When it was read last, or begun.
+    read_at: Instant,
+    /// The end up to which it is read once more, to learn that nothing behind `next_offset` is a record.
+    tail: Option<i64>,
 }
 
 /// What became of a record that was read.
@@ -60,6 +67,8 @@ impl Lane {
             attempts: 0,
             due: None,
             marked_ms: None,
+            read_at: Instant::now(),
+            tail: None,
         }
     }
 
@@ -76,7 +85,10 @@ impl Lane {
 
     /// Takes a record that was read: keeps it if it is newer, and counts.
     pub(super) fn take(&mut self, record: Record, worker: &'static str, compaction_lag: Duration) -> Taken {
-        self.next_offset = record.offset + 1;
+        // Never back: after a change of leaders the end that a tail was read to may not have been the last word.
+        self.next_offset = self.next_offset.max(record.offset + 1);
+        self.read_at = Instant::now();
+        self.tail = None;
         let head = match head(&record) {
             Ok(head) => head,
             Err(reason) => return Taken::NoEvent(record, reason),
@@ -113,6 +125,25 @@ impl Lane {
             "events are missing between two marks (or there are too many); replay this copy and compare it with the database"
         );
         counter!("highwater_delivery_gaps_total", "worker" => worker, "topic" => topic).increment(1);
+    }
+
+    /// Tells whether to read once more what stands between `next_offset` and `end`: where all is applied and no record
+    /// has come for a while. `end` was asked before now.
+    pub(super) fn begins_tail(&mut self, end: i64, now: Instant) -> bool {
+        let at_rest = !self.dirty && self.tail.is_none() && now.saturating_duration_since(self.read_at) >= REST;
+        let begins = at_rest && end > self.next_offset;
+        if begins {
+            self.tail = Some(end);
+        }
+        begins
+    }
+
+    /// Takes note that the end was reached: if nothing came of a tail, `next_offset` passes it, and is to be stored.
+    pub(super) fn ends_tail(&mut self) {
+        if let Some(end) = self.tail.take() {
+            self.next_offset = end;
+            self.dirty = true;
+        }
     }
 
     /// Reads what is pending as the worker sees it.
@@ -176,4 +207,59 @@ fn head(record: &Record) -> Result<Head, String> {
     }
     let live = event.family_and_verb().1 != "snapshot";
     Ok(Head::Event { position: event.position, id: event.id.as_ref().into(), live })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn lane() -> Lane {
+        let mut lane = Lane::new(Partition { topic: Arc::from("test.stock"), index: 0 });
+        lane.restart(7, None);
+        lane
+    }
+
+    fn record(offset: i64) -> Record {
+        let value = br#"{"specversion":"1.0","id":"00000001-0000000000000009-00000000/stock","source":"s","type":"stock.updated",
+            "time":"2026-11-21T10:00:00.000000Z","position":"00000001-0000000000000009-00000000"}"#;
+        Record {
+            topic: Arc::from("test.stock"),
+            partition: 0,
+            offset,
+            timestamp_ms: None,
+            key: Vec::new().into(),
+            value: Some(value.to_vec().into()),
+            headers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_offset_passes_a_tail_in_which_nothing_came_and_is_to_be_stored() {
+        let mut lane = lane();
+        let later = Instant::now() + REST;
+        assert!(!lane.begins_tail(9, Instant::now()), "it is not at rest yet");
+        assert!(!lane.begins_tail(7, later), "nothing stands behind it");
+        assert!(lane.begins_tail(9, later));
+        assert!(!lane.begins_tail(9, later), "it is being read");
+        lane.ends_tail();
+        assert_eq!((lane.next_offset, lane.dirty), (9, true));
+        lane.applied();
+        lane.ends_tail();
+        assert_eq!((lane.next_offset, lane.dirty), (9, false));
+    }
+
+    #[test]
+    fn a_record_in_the_tail_ends_it_and_no_offset_goes_back() {
+        let mut lane = lane();
+        assert!(lane.begins_tail(12, Instant::now() + REST));
+        assert_eq!(lane.take(record(8), "test", Duration::MAX), Taken::Fine);
+        lane.ends_tail();
+        assert_eq!((lane.next_offset, lane.pending.len()), (9, 1));
+        assert!(!lane.begins_tail(12, Instant::now() + REST), "it is not applied yet");
+        lane.next_offset = 12;
+        assert_eq!(lane.take(record(10), "test", Duration::MAX), Taken::Fine);
+        assert_eq!(lane.next_offset, 12);
+    }
 }

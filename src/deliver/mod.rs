@@ -9,6 +9,7 @@
 mod backoff;
 mod counted;
 mod dead_letter;
+mod lag;
 mod lane;
 mod newer;
 mod run;

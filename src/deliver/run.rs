@@ -4,25 +4,22 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use highwater_kafka::{Connection, Consumer, ConsumerSettings, Error, Isolation, Probe, Record, Start, Writer};
+use highwater_kafka::{Connection, Consumer, ConsumerSettings, Error, Isolation, Record, Start, Writer};
 use metrics::{counter, gauge};
-use tokio::task::AbortHandle;
 use tracing::{debug, error, info, warn};
 
 use super::backoff::Backoff;
 use super::dead_letter;
+use super::lag::{Lag, MEASURE};
 use super::lane::{Lane, Taken};
-use super::start::{ASK, Ended, begin, partitions, pause};
+use super::start::{Ended, begin, partitions, pause};
 use super::worker::{Batch, Fault, Item, Partition, Worker};
 use crate::running::{Shutdown, Standing};
 
 /// How long the loop waits for records before it looks after other things.
 const LOOK_UP: Duration = Duration::from_secs(1);
-/// How often lag is measured and offsets are shown.
-const MEASURE: Duration = Duration::from_secs(5);
 
 /// What a worker is fed from.
 #[derive(Clone, Debug)]
@@ -83,7 +80,8 @@ pub async fn deliver<W: Worker>(
         let writer = Writer::new(&feed.connection)?;
         standing.waits_for("topics");
         let lanes = partitions(&consumer, feed, name, shutdown).await?.into_iter().map(Lane::new).collect();
-        let mut run = Run { name, feed, shutdown, standing, consumer, writer, lanes, index: HashMap::new() };
+        let mut run =
+            Run { name, feed, shutdown, standing, consumer, writer, lanes, index: HashMap::new(), lag_unknown: false };
         run.assign(worker).await?;
         run.go(worker).await
     }
@@ -107,6 +105,8 @@ struct Run<'a> {
     lanes: Vec<Lane>,
     /// Where each partition's lane is.
     index: HashMap<Partition, usize>,
+    /// How far behind the worker is was not known when it last said how it stands.
+    lag_unknown: bool,
 }
 
 impl Run<'_> {
@@ -144,14 +144,15 @@ impl Run<'_> {
                 }
                 Err(error) => self.unreadable(error).await?,
             }
+            self.pass_tails(&lag)?;
             self.apply(worker).await?;
             if !caught_up && self.reached_all_ends() {
                 caught_up = true;
                 worker.caught_up();
             }
-            self.stand(caught_up);
-            for (lane, applied) in self.lanes.iter().zip(lag.applied.iter()).filter(|(lane, _)| !lane.dirty) {
-                applied.store(lane.next_offset, Ordering::Relaxed);
+            self.stand(caught_up, lag.is_unknown());
+            for (i, lane) in self.lanes.iter().enumerate().filter(|(_, lane)| !lane.dirty) {
+                lag.applied(i, lane.next_offset);
             }
             if shown.elapsed() >= MEASURE {
                 shown = Instant::now();
@@ -169,6 +170,27 @@ impl Run<'_> {
             if let Taken::NoEvent(record, reason) = lane.take(record, self.name, self.feed.compaction_lag) {
                 lane.dirty = true;
                 self.bury(&record, &reason).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the workers' offsets pass what stands behind the last record and is none: the markers of transactions. Once
+    /// the broker had deleted all records, an offset before them would look like one whose records were never applied.
+    ///
+    /// The reader says only that it is at the end, not at which. So it reads the tail once more, from the last record to
+    /// an end that was asked before; a partition that is in use is left alone.
+    fn pass_tails(&mut self, lag: &Lag) -> Result<(), Ended> {
+        let now = Instant::now();
+        for (i, lane) in self.lanes.iter_mut().enumerate() {
+            let (topic, index) = (&lane.partition.topic, lane.partition.index);
+            if !self.consumer.at_end(topic, index) {
+                continue;
+            }
+            if lane.begins_tail(lag.end(i), now) {
+                self.consumer.seek(&lane.partition.topic, index, lane.next_offset)?;
+            } else {
+                lane.ends_tail();
             }
         }
         Ok(())
@@ -247,14 +269,17 @@ impl Run<'_> {
         self.lanes.iter().all(|lane| lane.reached_end)
     }
 
-    /// Says how the worker stands: it is ready once it has caught up.
-    fn stand(&self, caught_up: bool) {
+    /// Says how the worker stands: it is ready once it has caught up, while Kafka says how far that is.
+    fn stand(&mut self, caught_up: bool, lag_unknown: bool) {
+        if lag_unknown && !self.lag_unknown {
+            warn!(worker = self.name, "kafka does not answer: the lag that is shown is an old one");
+        }
+        self.lag_unknown = lag_unknown;
         let waiting: Vec<&Partition> =
             self.lanes.iter().filter(|lane| lane.due.is_some() && lane.dirty).map(|lane| &lane.partition).collect();
-        match waiting.first() {
-            None if caught_up => self.standing.ready(),
-            None => self.standing.waits_for("the end of its topics, which it reads up to"),
-            Some(partition) => self.standing.waits_for(format!("{partition} waits for its next attempt")),
+        match waits_for(caught_up, lag_unknown, waiting.first().copied()) {
+            None => self.standing.ready(),
+            Some(reason) => self.standing.waits_for(reason),
         }
         let count = u32::try_from(waiting.len()).map_or(0.0, f64::from);
         gauge!("highwater_delivery_waiting", "worker" => self.name).set(count);
@@ -308,39 +333,33 @@ impl Run<'_> {
     }
 
     fn measure_lag(&self) -> Lag {
-        let applied: Arc<[AtomicI64]> = self.lanes.iter().map(|lane| AtomicI64::new(lane.next_offset)).collect();
-        let partitions: Vec<Partition> = self.lanes.iter().map(|lane| lane.partition.clone()).collect();
-        let task = tokio::spawn(measure(self.consumer.probe(), partitions, Arc::clone(&applied), self.name));
-        Lag { applied, task: task.abort_handle() }
+        let partitions = self.lanes.iter().map(|lane| (lane.partition.clone(), lane.next_offset)).collect();
+        Lag::measure(self.consumer.probe(), partitions, self.name)
     }
 }
 
-/// What the measuring task and the loop share; the task ends with it.
-struct Lag {
-    applied: Arc<[AtomicI64]>,
-    task: AbortHandle,
-}
-
-impl Drop for Lag {
-    fn drop(&mut self) {
-        self.task.abort();
+/// Returns why a worker is not ready, or `None` if it is.
+fn waits_for(caught_up: bool, lag_unknown: bool, waiting: Option<&Partition>) -> Option<String> {
+    match waiting {
+        Some(partition) => Some(format!("{partition} waits for its next attempt")),
+        None if lag_unknown => Some("Kafka does not answer: nobody knows how far behind this is".to_owned()),
+        None if !caught_up => Some("the end of its topics, which it reads up to".to_owned()),
+        None => None,
     }
 }
 
-/// Publishes how many offsets are not applied yet. Control records count, so a caught-up reader can show a few.
-async fn measure(probe: Probe, partitions: Vec<Partition>, applied: Arc<[AtomicI64]>, worker: &'static str) {
-    loop {
-        for (partition, applied) in partitions.iter().zip(applied.iter()) {
-            let Ok(ends) = probe.watermarks(&partition.topic, partition.index, ASK).await else { continue };
-            let lag = ends.high.saturating_sub(applied.load(Ordering::Relaxed)).max(0);
-            let labels = [
-                ("worker", worker.to_owned()),
-                ("topic", partition.topic.to_string()),
-                ("partition", partition.index.to_string()),
-            ];
-            #[expect(clippy::cast_precision_loss, reason = "a lag is far below 2^52")]
-            gauge!("highwater_delivery_lag_records", &labels).set(lag as f64);
-        }
-        tokio::time::sleep(MEASURE).await;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_caught_up_is_not_ready_while_kafka_does_not_answer() {
+        assert_eq!(waits_for(true, false, None), None);
+        let reason = |caught_up, lag_unknown| waits_for(caught_up, lag_unknown, None).unwrap_or_default();
+        assert!(reason(true, true).contains("Kafka does not answer"));
+        assert!(reason(false, true).contains("Kafka does not answer"));
+        assert!(reason(false, false).contains("reads up to"));
+        let partition = Partition { topic: Arc::from("stock"), index: 3 };
+        assert!(waits_for(true, true, Some(&partition)).is_some_and(|reason| reason.contains("stock/3")));
     }
 }

@@ -122,6 +122,18 @@ async fn an_offset_that_kafka_no_longer_holds_stops_the_worker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_partition_at_rest_is_passed_to_its_end_so_that_deleted_records_are_not_missed() {
+    let source = Source::new(&connection(), 1).await;
+    let mut producer = source.producer();
+    source.commit(&mut producer, |s| s.events(0..2));
+    source.abort(&mut producer, |s| s.events(2..3));
+    // Two events, a marker, an event that was aborted, a marker.
+    let mut witness = Witness::default();
+    witness.run_until_offset(&source, 5).await;
+    assert_eq!(witness.seen(), events(0..3), "the tail is read once more, and nothing is given twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_fatal_fault_stops_the_worker_and_says_why() {
     let source = Source::new(&connection(), 1).await;
     let mut producer = source.producer();

@@ -66,6 +66,10 @@ impl Witness {
         self.run_to_its_end(source).await.expect("drained");
     }
 
+    pub(super) fn seen(&self) -> &[Seen] {
+        &self.seen
+    }
+
     pub(super) async fn run_to_its_end(&mut self, source: &Source) -> Result<(), Stopped> {
         let (feed, shutdown, standing) = (source.feed(), self.shutdown.clone(), Readiness::default().role("cache"));
         let outcome = tokio::time::timeout(TIMEOUT, deliver(self, &feed, &shutdown, &standing)).await;
