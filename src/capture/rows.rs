@@ -101,12 +101,12 @@ impl Work {
             drafts.push(write_history_truncation(table, &stamp, seq, &transaction.context));
         }
         let mut topics = Vec::new();
-        for entry in &feed.entries {
-            // Two kinds of content share a topic, and one record says it all.
-            if !topics.contains(&entry.family) {
-                topics.push(entry.family);
+        for family in feed.entries.iter().map(|entry| entry.family) {
+            if !topics.contains(&family) {
+                topics.push(family);
+                let entries: Vec<_> = feed.entries.iter().filter(|entry| entry.family == family).collect();
                 let partitions = 0..self.publisher.partitions();
-                drafts.extend(partitions.map(|partition| write_truncation(entry, &table.name, &stamp, seq, partition)));
+                drafts.extend(partitions.map(|at| write_truncation(&entries, &table.name, &stamp, seq, at)));
             }
         }
         for draft in drafts {

@@ -79,22 +79,29 @@ pub fn write_state_events(
     Ok(())
 }
 
-/// Writes the event that drops what a table fed so far: one record for every partition of the topic.
+/// Writes the event that drops what a table fed so far: one record for every partition of the topic. `entries` are those
+/// of the table in that topic, at least one: two kinds of content share it, and one record says it all.
 #[must_use]
-pub fn write_truncation(entry: &Entry, table: &str, stamp: &Stamp<'_>, seq: u32, partition: u32) -> Draft {
+pub fn write_truncation(entries: &[&Entry], table: &str, stamp: &Stamp<'_>, seq: u32, partition: u32) -> Draft {
+    let first = entries[0];
     let entity = [TRUNCATE_KEY_PREFIX.as_bytes(), table.as_bytes()].concat();
     let partition_text = partition.to_string();
     let heading = Heading {
-        id_tail: &[entry.name.as_bytes(), partition_text.as_bytes()],
+        id_tail: &[first.name.as_bytes(), partition_text.as_bytes()],
         subject: table.as_bytes(),
         entity: &entity,
     };
-    let mut draft = Draft::begin(Topic::State(entry.family), stamp, stamp.position(seq), "catalog.truncated", heading);
+    let mut draft = Draft::begin(Topic::State(first.family), stamp, stamp.position(seq), "catalog.truncated", heading);
     draft.partition_by = PartitionBy::Exactly(partition);
     draft.finish(|out| {
         out.extend_from_slice(b"{\"table\":");
         write_string(out, table.as_bytes());
-        out.push(b'}');
+        out.extend_from_slice(b",\"entries\":");
+        for (entry, comma) in entries.iter().zip([b'['].into_iter().chain(std::iter::repeat(b','))) {
+            out.push(comma);
+            write_string(out, entry.name.as_bytes());
+        }
+        out.extend_from_slice(b"]}");
     });
     draft
 }

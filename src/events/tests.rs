@@ -308,10 +308,23 @@ price_type = { value = 'base' }
 #[test]
 fn a_truncation_is_one_record_for_every_partition() {
     let entry = entry(STOCK, &stock_levels());
-    let draft = write_truncation(&entry, "stock_levels", &STAMP, 4, 3);
+    let draft = write_truncation(&[&entry], "stock_levels", &STAMP, 4, 3);
     is_golden("truncated", "catalog.truncated", &draft.value);
     assert_eq!((draft.key.as_slice(), &draft.partition_by), (&b"truncate/stock_levels"[..], &PartitionBy::Exactly(3)));
     assert_eq!(Envelope::parse(&draft.value).unwrap().truncated_table(), Some("stock_levels"));
+}
+
+#[test]
+fn a_truncation_names_every_kind_of_content_that_its_table_feeds() {
+    let kind = |kind: &str| {
+        let text = format!(
+            "[[source.map]]\ntable = 'parts'\nevent = 'content'\nkind = '{kind}'\npart = 'id'\nentity = '{kind}/{{id}}'\n"
+        );
+        entry(&text, &table("parts", &[("id", 20), ("name", 25)]))
+    };
+    let draft = write_truncation(&[&kind("part"), &kind("seo")], "parts", &STAMP, 4, 0);
+    is_valid("truncated", &parsed(&draft));
+    assert_eq!(parsed(&draft)["data"], json!({ "table": "parts", "entries": ["part", "seo"] }));
 }
 
 #[test]

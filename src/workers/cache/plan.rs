@@ -8,14 +8,20 @@
 //!   PostgreSQL did not send.
 //! - Every group of the event gets a fence.
 //! - A truncation makes stale all that an event fed, of which no list exists: it moves the fence of one more group, the
-//!   event's *scope* ([`scope`]). Who reads an entry names the scopes of the events that feed it ([`Plan::scopes`]). The
+//!   *scope* ([`scope`]) of each event that the table feeds. Who reads an entry names the scopes of the events that feed
+//!   it ([`Plan::scopes`]). The
 //!   record stands in every partition of its topic, so it arrives in the order of the key's own partition, and its fence
 //!   is below that partition's mark as any other. The scope goes by event, not by table: readers then need the cache's
 //!   configuration alone, at the price of a few more misses where two tables feed one event and one of them is emptied.
+//! - An update that may have renamed an entry moves the scope too: a key can hold other fields than the part, and the event
+//!   has the new values alone. So does an event that lacks such a field. Keys by part never need it, since a row that
+//!   moves to another part is deleted and created; keys by other fields are for what is seldom renamed, in tables with
+//!   full replica identity, without which no event says what changed.
 
 use std::collections::HashMap;
 
 use highwater_redis::{Change, Stamp};
+use serde::Deserialize;
 
 use super::template::{Fields, PART_ID, Template};
 use crate::events::envelope::Envelope;
@@ -55,12 +61,6 @@ pub enum Unplannable {
     /// The data is missing or no object.
     #[error("the event's data is no JSON object")]
     Data,
-    /// A key cannot be named.
-    #[error("the event gives no `{field}`, which the name of its cache entry needs")]
-    NoField {
-        /// The field.
-        field: String,
-    },
 }
 
 /// All rules of a cache.
@@ -100,7 +100,8 @@ impl Plan {
     pub fn add<'a>(&self, event: &Envelope<'a>, changes: &mut Vec<Change<'a>>) -> Result<(), Unplannable> {
         let at = stamp(event);
         if event.truncated_table().is_some() {
-            changes.push(Change::Fence { group: scope(event.entry()), at });
+            let emptied = emptied(event)?;
+            changes.extend(emptied.iter().map(|event| Change::Fence { group: scope(event), at }));
             return Ok(());
         }
         let start = changes.len();
@@ -120,12 +121,17 @@ impl Plan {
         }
         let data = event.data.ok_or(Unplannable::Data)?;
         let fields = Fields::pick(data, &self.fields).map_err(|_| Unplannable::Data)?;
+        let mut renames = false;
         for rule in rules() {
+            renames |= may_rename(event, &rule.key);
             let key = match rule.key.render(&fields) {
                 Ok(key) => key,
                 // A row of no part has no entry that is named by its part.
                 Err(PART_ID) => continue,
-                Err(field) => return Err(Unplannable::NoField { field: field.to_owned() }),
+                Err(_) => {
+                    renames = true;
+                    continue;
+                }
             };
             let whole = event.family_and_verb().1 != "deleted" && event.unavailable().next().is_none();
             changes.push(match rule.fed {
@@ -133,8 +139,34 @@ impl Plan {
                 Fed::Written(_) | Fed::Invalidated(_) => Change::Invalidate { key, at },
             });
         }
+        // A value that this event writes contains it, and is served above the fence.
+        changes.extend(renames.then(|| Change::Fence { group: scope(name), at }));
         Ok(())
     }
+}
+
+/// Tells whether the row may have fed an entry of another name before the event.
+fn may_rename(event: &Envelope<'_>, key: &Template) -> bool {
+    event.family_and_verb().1 == "updated"
+        && match event.changed() {
+            Some(mut changed) => changed.any(|changed| key.fields().any(|field| field == changed)),
+            None => key.fields().any(|field| field != PART_ID),
+        }
+}
+
+/// Returns the events that an emptied table fed in the topic. Records of before they were listed name the first alone.
+fn emptied(event: &Envelope<'_>) -> Result<Vec<String>, Unplannable> {
+    #[derive(Deserialize)]
+    struct Emptied {
+        #[serde(default)]
+        entries: Vec<String>,
+    }
+    let data = event.data.ok_or(Unplannable::Data)?;
+    let Emptied { mut entries } = serde_json::from_str(data.get()).map_err(|_| Unplannable::Data)?;
+    if entries.is_empty() {
+        entries.push(event.entry().to_owned());
+    }
+    Ok(entries)
 }
 
 fn stamp(event: &Envelope<'_>) -> Stamp {

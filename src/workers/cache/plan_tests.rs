@@ -72,9 +72,29 @@ fn an_event_that_lacks_fields_does_not_become_a_value() {
 #[test]
 fn one_event_can_feed_several_keys() {
     let data = r#"{"part_id":42,"sku":"A-1"}"#;
-    let event = event("content.updated", "part", "", data);
+    let event = event("content.updated", "part", r#","changed":"name""#, data);
     let write = Change::Write { key: "part:42".into(), value: data.as_bytes(), at: at(5) };
     assert_eq!(changes(&event), Ok(vec![write, invalidate("sku:A-1")]));
+}
+
+#[test]
+fn an_update_that_may_have_renamed_an_entry_makes_the_old_name_stale_by_the_scope() {
+    let data = r#"{"part_id":42,"sku":"A-2"}"#;
+    let write = || Change::Write { key: "part:42".into(), value: data.as_bytes(), at: at(5) };
+    for (verb, changed, renames) in [
+        ("updated", r#","changed":"name,sku""#, true),
+        ("updated", "", true),
+        ("updated", r#","changed":"name""#, false),
+        ("created", "", false),
+        ("snapshot", "", false),
+    ] {
+        let event = event(&format!("content.{verb}"), "part", changed, data);
+        let mut expected = vec![write(), invalidate("sku:A-2")];
+        expected.extend(renames.then(|| fence("event:part")));
+        assert_eq!(changes(&event), Ok(expected), "{verb}{changed}");
+    }
+    let by_part_alone = event("stock.updated", "stock", "", r#"{"part_id":42}"#);
+    assert_eq!(changes(&by_part_alone).unwrap().len(), 1);
 }
 
 #[test]
@@ -84,11 +104,11 @@ fn an_event_that_no_key_names_moves_its_groups_alone() {
 }
 
 #[test]
-fn a_row_of_no_part_has_no_entry_but_one_without_another_field_of_the_name_is_refused() {
+fn a_row_of_no_part_has_no_entry_and_one_without_another_field_of_the_name_moves_the_scope() {
     let of_no_part = event("stock.updated", "stock", "", r#"{"current_stock":5}"#);
     assert_eq!(changes(&of_no_part), Ok(vec![]));
-    let without_sku = event("content.updated", "part", r#","groups":"parts:list""#, r#"{"part_id":42}"#);
-    assert_eq!(changes(&without_sku), Err("the event gives no `sku`, which the name of its cache entry needs".into()));
+    let without_sku = event("content.deleted", "part", r#","groups":"parts:list""#, r#"{"part_id":42}"#);
+    assert_eq!(changes(&without_sku), Ok(vec![invalidate("part:42"), fence("event:part"), fence("parts:list")]));
     let no_object = event("stock.updated", "stock", "", "7");
     assert!(changes(&no_object).is_err());
 }
@@ -99,6 +119,13 @@ fn a_truncation_moves_the_fence_that_every_reader_of_its_event_names() {
     let [Change::Fence { group, .. }] = &changes(&event).unwrap()[..] else { panic!("no fence") };
     let stock = rule("part:{part_id}:stock", Fed::Written("stock".into()));
     assert_eq!(Plan::scopes(&stock).as_slice(), std::slice::from_ref(group));
+}
+
+#[test]
+fn a_truncation_moves_the_fence_of_each_kind_of_content_that_its_table_feeds() {
+    let data = r#"{"table":"parts","entries":["part","seo"]}"#;
+    let event = event("catalog.truncated", "part/3", r#","entity":"truncate/parts""#, data);
+    assert_eq!(changes(&event), Ok(vec![fence("event:part"), fence("event:seo")]));
 }
 
 /// What the connector does with changes, as far as one name goes: fence, and the point of the value.
