@@ -32,7 +32,7 @@ pub struct Feed {
     pub dead_letters: String,
     /// The most records of one read.
     pub batch_records: usize,
-    /// `min.compaction.lag.ms` of the topics: counts are compared only within it.
+    /// `min.compaction.lag.ms` of the topics: counts are compared only within it, and a reader that is older is named.
     pub compaction_lag: Duration,
 }
 
@@ -114,7 +114,7 @@ impl Run<'_> {
     async fn assign<W: Worker>(&mut self, worker: &mut W) -> Result<(), Ended> {
         let mut starts = Vec::with_capacity(self.lanes.len());
         for (i, lane) in self.lanes.iter_mut().enumerate() {
-            let (offset, resume) = begin(worker, &self.consumer, &lane.partition, self.shutdown).await?;
+            let (offset, resume) = begin(worker, &self.consumer, self.feed, &lane.partition, self.shutdown).await?;
             lane.restart(offset, resume.newest);
             starts.push(Start { topic: lane.partition.topic.to_string(), partition: lane.partition.index, offset });
             self.index.insert(lane.partition.clone(), i);
@@ -244,7 +244,7 @@ impl Run<'_> {
             }
             Fault::Rewind => {
                 counter!("highwater_delivery_rewinds_total", "worker" => name).increment(1);
-                let (offset, resume) = begin(worker, &self.consumer, partition, self.shutdown).await?;
+                let (offset, resume) = begin(worker, &self.consumer, self.feed, partition, self.shutdown).await?;
                 warn!(worker = name, %partition, offset, "its copy stands elsewhere, reads on from there");
                 self.consumer.seek(&partition.topic, partition.index, offset)?;
                 lane.restart(offset, resume.newest);

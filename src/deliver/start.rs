@@ -57,12 +57,13 @@ pub(super) async fn partitions(
 pub(super) async fn begin<W: Worker>(
     worker: &mut W,
     consumer: &Consumer,
+    feed: &Feed,
     partition: &Partition,
     shutdown: &Shutdown,
 ) -> Result<(i64, Resume), Ended> {
     let mut attempts = 0;
     loop {
-        match try_begin(worker, consumer, partition).await {
+        match try_begin(worker, consumer, feed, partition).await {
             Ok(found) => return Ok(found),
             Err(Fault::Transient(reason)) => {
                 warn!(worker = worker.name(), %partition, attempts, reason, "cannot resume yet, will ask again");
@@ -79,22 +80,47 @@ pub(super) async fn begin<W: Worker>(
 async fn try_begin<W: Worker>(
     worker: &mut W,
     consumer: &Consumer,
+    feed: &Feed,
     partition: &Partition,
 ) -> Result<(i64, Resume), Fault> {
+    let since = async |age| {
+        let answer = consumer.offset_at(&partition.topic, partition.index, ago(age), ASK).await;
+        answer.map_err(|error| fault(&error))
+    };
     let (topic, index) = (&*partition.topic, partition.index);
     let ends = consumer.watermarks(topic, index, ASK).await.map_err(|error| fault(&error))?;
     let resume = worker.resume(partition, ends.high).await?;
     let offset = match resume.whence {
         Whence::Beginning => ends.low,
-        Whence::Offset(offset) if (ends.low..=ends.high).contains(&offset) => offset,
-        Whence::Offset(offset) => return Err(Fault::Fatal(gone(offset, ends.low, ends.high))),
-        Whence::Back(age) => {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let since = i64::try_from(now.saturating_sub(age).as_millis()).unwrap_or(i64::MAX);
-            consumer.offset_at(topic, index, since, ASK).await.map_err(|error| fault(&error))?.unwrap_or(ends.high)
+        Whence::Offset(offset) if (ends.low..=ends.high).contains(&offset) => {
+            if let Some(remedy) = worker.after_compaction(partition) {
+                let whole_from = since(feed.compaction_lag).await?.unwrap_or(ends.high);
+                is_whole(offset, whole_from, remedy).map_err(Fault::Fatal)?;
+            }
+            offset
         }
+        Whence::Offset(offset) => return Err(Fault::Fatal(gone(offset, ends.low, ends.high))),
+        Whence::Back(age) => since(age).await?.unwrap_or(ends.high),
     };
     Ok((offset, resume))
+}
+
+/// Returns the time so long ago, in milliseconds since 1970.
+fn ago(age: Duration) -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.saturating_sub(age).as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Refuses to go on at an offset behind which compaction may have taken records: those below `whole_from` are older than
+/// the compaction lag. Where nothing stands between the two, nothing was taken.
+fn is_whole(offset: i64, whole_from: i64, remedy: &str) -> Result<(), String> {
+    if offset >= whole_from {
+        return Ok(());
+    }
+    Err(format!(
+        "should go on at offset {offset}, but what stands below {whole_from} is older than the compaction lag: changes, deletes \
+         among them, may be gone without having been applied; {remedy}"
+    ))
 }
 
 fn gone(offset: i64, low: i64, high: i64) -> String {
@@ -117,5 +143,26 @@ pub(super) async fn pause(attempts: &mut u32, shutdown: &Shutdown) -> Result<(),
     tokio::select! {
         () = tokio::time::sleep(delay) => Ok(()),
         () = shutdown.cancelled() => Err(Ended::Drained),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_older_than_the_compaction_lag_is_named_and_told_what_to_do() {
+        assert_eq!(is_whole(900, 900, "empty it"), Ok(()));
+        assert_eq!(is_whole(901, 900, "empty it"), Ok(()));
+        let refused = is_whole(7, 900, "empty it").unwrap_err();
+        for expected in ["offset 7", "below 900", "compaction lag", "empty it"] {
+            assert!(refused.contains(expected), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_time_ago_is_never_before_1970() {
+        assert_eq!(ago(Duration::MAX), 0);
+        assert!(ago(Duration::from_mins(1)) < ago(Duration::ZERO));
     }
 }

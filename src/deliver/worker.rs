@@ -25,6 +25,12 @@ pub trait Worker: Send {
     /// A batch can come again after any fault, and after a restart from wherever [`Self::resume`] says.
     fn apply(&mut self, batches: &[Batch<'_>]) -> impl Future<Output = Vec<Result<(), Fault>>> + Send;
 
+    /// Says what an operator does with a copy for which compaction may have taken changes before they were applied; it is
+    /// not fed then. `None` where the topic is not compacted, or the copy can do without. Asked after [`Self::resume`].
+    fn after_compaction(&self, _partition: &Partition) -> Option<&'static str> {
+        None
+    }
+
     /// Told once, when every partition has been read to its end and applied.
     fn caught_up(&mut self) {}
 }

@@ -62,6 +62,15 @@ impl Worker for CacheWorker {
         Ok(Resume { whence: Whence::Offset(offset), newest })
     }
 
+    /// Without its delete an entry would be served for ever, and without an older change its groups' fences stay behind. A
+    /// cache that is still filled from the beginning stands at an old offset by right, and may be started again there.
+    fn after_compaction(&self, partition: &Partition) -> Option<&'static str> {
+        let filled = self.partitions.get(partition).is_some_and(|held| held.marks_from == 0);
+        filled.then_some(
+            "empty the cache (FLUSHDB, or delete its entries and all keys that begin with its prefix) and start again",
+        )
+    }
+
     /// # Panics
     /// If a partition was not resumed: without its progress a gap before the batch could not be seen.
     async fn apply(&mut self, batches: &[Batch<'_>]) -> Vec<Result<(), Fault>> {

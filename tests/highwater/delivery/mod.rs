@@ -134,6 +134,23 @@ async fn a_partition_at_rest_is_passed_to_its_end_so_that_deleted_records_are_no
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_copy_older_than_the_compaction_lag_is_named_and_not_resumed() {
+    let mut source = Source::new(&connection(), 1).await;
+    source.compaction_lag = Duration::ZERO;
+    let mut producer = source.producer();
+    source.commit(&mut producer, |s| s.events(0..2));
+    let mut witness = Witness::default();
+    witness.needs_deletes("empty it");
+    witness.restore(Resume { whence: Whence::Offset(1), newest: None });
+    let stopped = witness.run_to_its_end(&source).await.expect_err("a record may be gone");
+    assert!(stopped.to_string().contains("compaction lag") && stopped.to_string().contains("empty it"), "{stopped}");
+    // All is applied: nothing stands behind the marker.
+    witness.restore(Resume { whence: Whence::Offset(3), newest: None });
+    witness.stop();
+    witness.run_to_its_end(&source).await.expect("drained");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_fatal_fault_stops_the_worker_and_says_why() {
     let source = Source::new(&connection(), 1).await;
     let mut producer = source.producer();

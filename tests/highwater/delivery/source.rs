@@ -1,5 +1,7 @@
 //! A topic written as capture writes it: events in Position order, in transactions.
 
+use std::time::Duration;
+
 use highwater::deliver::Feed;
 use highwater::events::envelope::{CONTENT_TYPE, CONTENT_TYPE_HEADER};
 use highwater::position::Position;
@@ -26,6 +28,7 @@ pub(super) struct Source {
     topic: String,
     dead_letters: String,
     id: String,
+    pub(super) compaction_lag: Duration,
 }
 
 /// An open transaction.
@@ -43,6 +46,7 @@ impl Source {
             topic: format!("{name}.stock"),
             dead_letters: format!("{name}.dead-letters"),
             id: name,
+            compaction_lag: Duration::from_hours(1),
         };
         let spec = |name: &str, partitions| TopicSpec {
             name: name.to_owned(),
@@ -64,7 +68,8 @@ impl Source {
     }
 
     pub(super) fn feed(&self) -> Feed {
-        Feed::new(self.connection.clone(), vec![self.topic.clone()], self.dead_letters.clone())
+        let feed = Feed::new(self.connection.clone(), vec![self.topic.clone()], self.dead_letters.clone());
+        Feed { compaction_lag: self.compaction_lag, ..feed }
     }
 
     pub(super) fn producer(&self) -> TransactionalProducer {

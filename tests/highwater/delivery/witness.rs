@@ -30,6 +30,7 @@ pub(super) struct Witness {
     /// Behind what was applied last.
     offset: i64,
     resume: Option<Resume>,
+    after_compaction: Option<&'static str>,
     faults: BTreeMap<i32, VecDeque<Fault>>,
     enough: Option<Enough>,
     shutdown: Shutdown,
@@ -43,6 +44,10 @@ impl Witness {
 
     pub(super) fn restore(&mut self, resume: Resume) {
         self.resume = Some(resume);
+    }
+
+    pub(super) fn needs_deletes(&mut self, remedy: &'static str) {
+        self.after_compaction = Some(remedy);
     }
 
     pub(super) fn stop(&mut self) {
@@ -97,6 +102,10 @@ impl Worker for Witness {
 
     async fn resume(&mut self, _: &Partition, _: i64) -> Result<Resume, Fault> {
         Ok(self.resume.unwrap_or(Resume { whence: Whence::Beginning, newest: None }))
+    }
+
+    fn after_compaction(&self, _: &Partition) -> Option<&'static str> {
+        self.after_compaction
     }
 
     async fn apply(&mut self, batches: &[Batch<'_>]) -> Vec<Result<(), Fault>> {
