@@ -1,5 +1,7 @@
 //! A page: the client's side of the WebSocket.
 
+use std::time::{Duration, Instant};
+
 use futures_util::{SinkExt, StreamExt};
 use highwater::position::Bound;
 use serde_json::Value;
@@ -38,7 +40,18 @@ impl Page {
     }
 
     pub(super) async fn join_from(gateway: &Gateway, origin: Option<&str>, subscribe: &str) -> Self {
-        let mut page = Self { socket: connect(gateway, origin).await.expect("the gateway lets the page in") };
+        // Whoever asked whether the gateway is ready may still hold the one place that there is.
+        let deadline = Instant::now() + TIMEOUT;
+        let socket = loop {
+            match connect(gateway, origin).await {
+                Ok(socket) => break socket,
+                Err(Error::Http(answer)) if answer.status().as_u16() == 503 && Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(error) => panic!("the gateway does not let the page in: {error}"),
+            }
+        };
+        let mut page = Self { socket };
         page.send(subscribe).await;
         page
     }
