@@ -4,6 +4,7 @@ use highwater_demo::check;
 
 use crate::process::Pipeline;
 use crate::shop::{Shop, eventually};
+use crate::stack::SHOPS;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_is_missing_although_the_topics_hold_progress_is_refused_with_the_choices() {
@@ -85,5 +86,21 @@ async fn a_commit_that_waits_for_a_missing_standby_is_published_only_when_the_pr
     update.await.expect("the writer ends").expect("the update commits");
     eventually("the cache shows the new row", async || cached().await.contains("31337")).await;
     assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_not_ready_while_kafka_is_away_and_ready_again_when_it_is_back() {
+    let shop = Shop::open("silence", 20).await;
+    let mut pipeline = shop.pipeline(&[]).await;
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    let mut workers = shop.pipeline(&["cache", "audit"]).await;
+    SHOPS.kill("kafka");
+    eventually("both workers say so", async || workers.log().matches("Kafka does not answer").count() == 2).await;
+    SHOPS.start("kafka");
+    workers.is_ready().await;
+    let warnings = workers.log().matches("the lag that is shown is an old one").count();
+    assert_eq!(warnings, 2, "each worker warns once: {}", workers.log());
+    assert!(workers.terminate().success(), "{}", workers.log());
     shop.close().await;
 }
