@@ -88,12 +88,20 @@ impl Shop {
 }
 
 /// Polls until the condition holds, and fails by its name if it does not within a minute.
-pub(crate) async fn eventually(condition: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(condition: &str, holds: impl AsyncFnMut() -> bool) {
+    assert!(within_a_minute(holds).await, "not within a minute: {condition}");
+}
+
+/// Polls until the condition holds; `false` if it does not within a minute.
+pub(crate) async fn within_a_minute(mut holds: impl AsyncFnMut() -> bool) -> bool {
     let deadline = Instant::now() + Duration::from_mins(1);
-    while !holds().await {
-        assert!(Instant::now() < deadline, "not within a minute: {condition}");
+    while Instant::now() < deadline {
+        if holds().await {
+            return true;
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    false
 }
 
 fn variables(of_stack: &Variables, name: &str) -> Variables {
