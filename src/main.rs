@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use highwater::operate::{check, replay, status};
 use highwater::roles::{Config, Role};
+use highwater::running::told;
 
 /// Keeps every copy of a shop's catalogue at the primary's high-water mark.
 #[derive(Debug, Parser)]
@@ -89,21 +90,10 @@ fn main() -> ExitCode {
     match execute(cli.command, config) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("highwater: {}", told(&error));
+            eprintln!("highwater: {}", told(error.as_ref()));
             ExitCode::FAILURE
         }
     }
-}
-
-/// Returns an error with its causes, without those that the text before them tells already.
-fn told(error: &anyhow::Error) -> String {
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-    }
-    text
 }
 
 fn execute(command: Command, config: Config) -> Result<ExitCode> {

@@ -96,7 +96,7 @@ async fn drain(tasks: &mut Tasks, deadline: Duration, signals: &mut Signals) -> 
                 Ok((_, Ok(()))) => continue,
                 end => ended_by_itself(end),
             };
-            tracing::error!(error = crate::told(&end), "role failed in the drain");
+            tracing::error!(error = running::told(end.as_ref()), "role failed in the drain");
             outcome = Err(end);
         }
     };

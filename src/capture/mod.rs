@@ -32,7 +32,7 @@ pub use settings::Settings;
 
 use crate::config::Source;
 use crate::events::mapping::compile::MappingError;
-use crate::running::{Attempts, Patience, Shutdown, Standing};
+use crate::running::{Attempts, Patience, Shutdown, Standing, told};
 use crate::topics::Topics;
 use session::Plan;
 use stream::Loop;
@@ -91,22 +91,12 @@ pub fn run(
         if !error.is_transient() || (!worked && began.elapsed() > start_deadline) {
             return Err(error);
         }
-        standing.waits_for(chain(&error));
+        standing.waits_for(told(&error));
         counter!("highwater_capture_sessions_ended_total").increment(1);
         let pause = attempts.failed(Duration::ZERO).unwrap_or(AGAIN.longest);
-        warn!(error = chain(&error), server = %source.database, brokers = topics.brokers, retry_in = ?pause, "capture will start a new session");
+        warn!(error = told(&error), server = %source.database, brokers = topics.brokers, retry_in = ?pause, "capture will start a new session");
         runtime.block_on(async { tokio::time::timeout(pause, shutdown.cancelled()).await.ok() });
     }
     info!("capture stopped");
     Ok(())
-}
-
-/// Returns an error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |chain, cause| {
-        let cause = cause.to_string();
-        // Some errors say their cause themselves.
-        if chain.ends_with(&cause) { chain } else { chain + ": " + &cause }
-    })
 }

@@ -215,7 +215,7 @@ impl Plan<'_> {
     fn publishing(
         &self,
         config: &ConnectConfig,
-        primary: Connection,
+        mut primary: Connection,
         stream: ReplicationStream,
         producer: TransactionalProducer,
         progress: Progress,
@@ -224,7 +224,6 @@ impl Plan<'_> {
     ) -> Result<Session, Error> {
         let timeout = self.settings.answer_timeout;
         let mapped = feeds.mapped();
-        let mut primary = primary;
         let through = Memory::load(steps(&self.source.map, feeds.described()), &mut primary, timeout)?;
         let snapshot = Snapshot::start(config, mapped, &progress.snapshot, self.settings.chunk_rows, timeout)
             .map_err(|error| Error::Unexpected(format!("could not start the snapshot's thread: {error}")))?;

@@ -1,4 +1,5 @@
-//! What rows become, held together with the schemas and the golden examples under `schemas/events/`.
+//! What rows become, held together with the schemas and the golden examples under `schemas/events/`. One file past 400
+//! lines, because every test stands on the same two tables, mappings and golden comparison.
 
 use std::path::Path;
 
