@@ -73,7 +73,6 @@ async fn audit(config: Arc<Config>, shutdown: Shutdown, standing: Standing) -> R
     let mut worker = audit::Worker::new(&config.audit)?;
     let mut feed = feed(&config, "audit", vec![config.topics.history()]);
     feed.batch_records = config.audit.batch_rows;
-    feed.gather = config.audit.gather;
     Ok(deliver(&mut worker, &feed, &shutdown, &standing).await?)
 }
 

@@ -40,7 +40,7 @@ impl Topics {
         Self {
             brokers: brokers(section),
             prefix: prefix.to_owned(),
-            partitions: section.number("partitions", 8, 1..=1000),
+            partitions: section.number("partitions", 4, 1..=1000),
             replication_factor: section.number("replication_factor", 1, 1..=100),
             compaction_lag: section.millis("compaction_lag_ms", WEEK_MS, 60_000..=WEEK_MS * 520),
             history_retention: section.millis("history_retention_ms", WEEK_MS, 60_000..=WEEK_MS * 520),

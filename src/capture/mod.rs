@@ -6,6 +6,7 @@
 
 mod error;
 mod feeds;
+mod gathered;
 mod marks;
 pub mod progress;
 mod publisher;

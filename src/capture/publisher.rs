@@ -4,15 +4,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use highwater_kafka::{ProducerError, TransactionalProducer, partition_for};
+use highwater_kafka::{AlternatingProducer, ProducerError, partition_for};
 use highwater_postgres::Timestamp;
 use metrics::{Counter, counter, histogram};
 use serde_json::json;
 use tracing::error;
 
 use super::error::Error;
+use super::gathered::Gathered;
 use super::marks::Schedule;
 use super::progress::Progress;
+use super::settings::Settings;
 use crate::events::draft::{Draft, PartitionBy, Topic};
 use crate::events::envelope::{CONTENT_TYPE, CONTENT_TYPE_HEADER, MARK_KEY, POSITION_HEADER};
 use crate::events::mapping::spec::Family;
@@ -20,9 +22,12 @@ use crate::events::mark::{Mark, write_mark};
 use crate::position::{Bound, Position};
 use crate::topics::Topics;
 
+/// How often it is looked whether a commit is done.
+const COMMIT_LOOK: Duration = Duration::from_millis(5);
+
 /// Writes to the topics.
 pub(super) struct Publisher {
-    producer: TransactionalProducer,
+    producer: AlternatingProducer,
     names: Names,
     sent: PerTopic<Counter>,
     source: Arc<str>,
@@ -32,9 +37,12 @@ pub(super) struct Publisher {
     pub(super) progress: Progress,
     /// What they hold for certain.
     committed: Bound,
+    /// The Kafka transaction that is being committed: what the topics hold then, and since when.
+    committing: Option<(Bound, Instant)>,
     opened: Option<Instant>,
     records: usize,
     mark_bytes: Vec<u8>,
+    gathered: Gathered,
     marks: Schedule,
 }
 
@@ -64,12 +72,11 @@ impl<T> PerTopic<T> {
 impl Publisher {
     /// Takes a producer that has fenced its predecessors, and the progress that was committed before.
     pub(super) fn new(
-        producer: TransactionalProducer,
+        producer: AlternatingProducer,
         topics: &Topics,
         source_name: &str,
         progress: Progress,
-        mark_pause: Duration,
-        timeout: Duration,
+        settings: &Settings,
     ) -> Self {
         let events = PerTopic { states: topics.states(), history: topics.history() };
         let sent = |topic: &String| counter!("highwater_capture_events_total", "topic" => topic.clone());
@@ -79,13 +86,15 @@ impl Publisher {
             names: Names { events, progress: topics.progress(), dead_letters: topics.dead_letters() },
             source: format!("/highwater/{source_name}").into(),
             partitions: topics.partitions,
-            timeout,
+            timeout: settings.answer_timeout,
             committed: progress.bound,
+            committing: None,
             progress,
             opened: None,
             records: 0,
             mark_bytes: Vec::with_capacity(512),
-            marks: Schedule::new(3 * topics.partitions.unsigned_abs(), mark_pause, Instant::now()),
+            gathered: Gathered::new(settings.history_gather),
+            marks: Schedule::new(3 * topics.partitions.unsigned_abs(), settings.mark, Instant::now()),
         }
     }
 
@@ -110,7 +119,25 @@ impl Publisher {
     }
 
     /// Sends an event, and the tombstone behind a delete; `live` events are counted for the marks.
-    pub(super) fn send(&mut self, draft: &Draft, live: bool) -> Result<(), Error> {
+    pub(super) fn send(&mut self, draft: Draft, live: bool) -> Result<(), Error> {
+        if draft.topic != Topic::History {
+            return self.send_now(&draft, live);
+        }
+        self.begin_if_needed()?;
+        if self.gathered.push(draft, Instant::now()) {
+            self.send_gathered()?;
+        }
+        Ok(())
+    }
+
+    fn send_gathered(&mut self) -> Result<(), Error> {
+        for draft in self.gathered.take() {
+            self.send_now(&draft, true)?;
+        }
+        Ok(())
+    }
+
+    fn send_now(&mut self, draft: &Draft, live: bool) -> Result<(), Error> {
         let partition = match &draft.partition_by {
             PartitionBy::Key(key) => partition_for(key, self.partitions),
             PartitionBy::Exactly(partition) => i32::try_from(*partition).unwrap_or(i32::MAX),
@@ -118,7 +145,7 @@ impl Publisher {
         self.begin_if_needed()?;
         let topic = self.names.events.of(draft.topic);
         let headers = [(CONTENT_TYPE_HEADER, CONTENT_TYPE.as_bytes())];
-        match self.producer.send(topic, partition, &draft.key, Some(&draft.value), &headers) {
+        match self.producer.active().send(topic, partition, &draft.key, Some(&draft.value), &headers) {
             Ok(()) => {}
             Err(refused @ ProducerError::TooLarge { .. }) => {
                 let key = String::from_utf8_lossy(&draft.key).into_owned();
@@ -129,7 +156,7 @@ impl Publisher {
         self.records += 1;
         if draft.deletes {
             let headers = [(POSITION_HEADER, &draft.position.text()[..])];
-            self.producer.send(topic, partition, &draft.key, None, &headers)?;
+            self.producer.active().send(topic, partition, &draft.key, None, &headers)?;
             self.records += 1;
         }
         if let (Topic::State(family), true) = (draft.topic, live) {
@@ -146,7 +173,7 @@ impl Publisher {
         let letter = json!({ "worker": "capture", "position": position, "row": row, "reason": reason });
         let headers = [("worker", &b"capture"[..]), ("reason", reason.as_bytes())];
         self.begin_if_needed()?;
-        self.producer.send(
+        self.producer.active().send(
             &self.names.dead_letters,
             0,
             &position.text(),
@@ -180,7 +207,7 @@ impl Publisher {
             write_mark(&mut self.mark_bytes, &mark);
             let headers = [(CONTENT_TYPE_HEADER, CONTENT_TYPE.as_bytes())];
             let partition = i32::try_from(partition).unwrap_or(i32::MAX);
-            self.producer.send(topic, partition, MARK_KEY.as_bytes(), Some(&self.mark_bytes), &headers)?;
+            self.producer.active().send(topic, partition, MARK_KEY.as_bytes(), Some(&self.mark_bytes), &headers)?;
             self.records += 1;
         }
         Ok(())
@@ -191,40 +218,63 @@ impl Publisher {
         self.marks.next_at(self.progress.bound)
     }
 
-    /// Serves delivery reports, and fails as soon as one of them does.
+    /// Serves delivery reports, and fails as soon as one of them does. Sends the history whose time has come.
     pub(super) fn poll(&mut self) -> Result<(), Error> {
-        self.producer.poll();
-        Ok(self.producer.check()?)
+        if self.gathered.is_due(Instant::now()) {
+            self.send_gathered()?;
+        }
+        self.producer.active().poll();
+        self.producer.active().check()?;
+        self.note_commit(Duration::ZERO)
     }
 
-    /// Commits what was sent together with the progress that it makes.
-    pub(super) fn commit(&mut self) -> Result<(), Error> {
+    /// Ends the Kafka transaction: what was sent is committed together with the progress that it makes, in the background.
+    pub(super) fn end_transaction(&mut self) -> Result<(), Error> {
         if self.opened.is_none() {
             return Ok(());
         }
-        let started = Instant::now();
+        self.send_gathered()?;
         let record = serde_json::to_vec(&self.progress).map_err(|error| Error::Unexpected(error.to_string()))?;
-        self.producer.send(&self.names.progress, 0, self.source.as_bytes(), Some(&record), &[])?;
-        let deadline = started + self.timeout;
-        loop {
-            match self.producer.commit(self.timeout) {
-                Ok(()) => break,
-                // The outcome is open: only asking again tells.
-                Err(ProducerError::Transient { .. }) if Instant::now() < deadline => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        self.committed = self.progress.bound;
-        histogram!("highwater_capture_commit_seconds").record(started.elapsed().as_secs_f64());
+        self.producer.active().send(&self.names.progress, 0, self.source.as_bytes(), Some(&record), &[])?;
+        self.settle()?;
+        self.producer.end(self.timeout)?;
+        self.committing = Some((self.progress.bound, Instant::now()));
         histogram!("highwater_capture_transaction_records").record(count_as_f64(self.records));
         self.opened = None;
         self.records = 0;
         Ok(())
     }
 
+    /// Waits until what was ended is committed.
+    pub(super) fn settle(&mut self) -> Result<(), Error> {
+        self.note_commit(self.timeout)?;
+        if self.committing.is_some() {
+            let reason = format!("no outcome of a commit within {:?}", self.timeout);
+            return Err(ProducerError::Transient { reason }.into());
+        }
+        Ok(())
+    }
+
+    /// Takes note of a commit that is done, waiting for it up to `wait`.
+    fn note_commit(&mut self, wait: Duration) -> Result<(), Error> {
+        let Some((bound, ended)) = self.committing else { return Ok(()) };
+        if self.producer.committed(wait)? {
+            self.committed = bound;
+            self.committing = None;
+            histogram!("highwater_capture_commit_seconds").record(ended.elapsed().as_secs_f64());
+        }
+        Ok(())
+    }
+
+    /// Returns by when [`Self::poll`] has something to do, but for delivery reports.
+    pub(super) fn next_poll(&self, now: Instant) -> Option<Instant> {
+        let committing = self.committing.map(|_| now + COMMIT_LOOK);
+        self.gathered.due().into_iter().chain(committing).min()
+    }
+
     fn begin_if_needed(&mut self) -> Result<(), Error> {
         if self.opened.is_none() {
-            self.producer.begin()?;
+            self.producer.active().begin()?;
             self.opened = Some(Instant::now());
         }
         Ok(())

@@ -58,7 +58,7 @@ impl Work {
         if self.history {
             let draft = write_history(&feed.table, change, &stamp, seq, &transaction.context);
             if let Some(earlier) = transaction.push(draft) {
-                self.publisher.send(&earlier, true)?;
+                self.publisher.send(earlier, true)?;
             }
         }
         let mut refused = feed.broken.clone();
@@ -77,7 +77,7 @@ impl Work {
             }
             for draft in drafts.drain(..) {
                 if let Some(earlier) = transaction.push(draft) {
-                    self.publisher.send(&earlier, true)?;
+                    self.publisher.send(earlier, true)?;
                 }
             }
         }
@@ -111,7 +111,7 @@ impl Work {
         }
         for draft in drafts {
             if let Some(earlier) = transaction.push(draft) {
-                self.publisher.send(&earlier, true)?;
+                self.publisher.send(earlier, true)?;
             }
         }
         Ok(())
@@ -146,7 +146,7 @@ impl Work {
                     self.publisher.dead_letter(stamp.position(at), &row, &format!("{}: {error}", entry.name))?;
                 }
                 for draft in drafts.drain(..) {
-                    self.publisher.send(&draft, false)?;
+                    self.publisher.send(draft, false)?;
                 }
             }
         }

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use highwater_kafka::{Admin, Isolation, ProducerError, ProducerSettings, TransactionalProducer, last_record};
+use highwater_kafka::{Admin, AlternatingProducer, Isolation, ProducerError, ProducerSettings, last_record};
 use highwater_postgres::replication::{
     ReplicationStream, SlotOptions, SlotState, StartOptions, Streaming, Timelines, WalStatus,
 };
@@ -192,13 +192,13 @@ impl Plan<'_> {
     }
 
     /// Fences every predecessor: what it left open is aborted, and it can commit nothing more.
-    fn fence(&self) -> Result<TransactionalProducer, Error> {
+    fn fence(&self) -> Result<AlternatingProducer, Error> {
         let connection = self.topics.connection("highwater-capture");
         let mut settings = ProducerSettings::new(format!("highwater-{}-{}", self.source.name, self.topics.prefix));
         settings.linger = self.settings.linger;
         settings.transaction_timeout = TRANSACTION_TIMEOUT;
         settings.message_timeout = self.settings.answer_timeout;
-        let producer = TransactionalProducer::new(&connection, settings)?;
+        let producer = AlternatingProducer::new(&connection, &settings)?;
         let deadline = Instant::now() + self.settings.answer_timeout;
         loop {
             match producer.init(self.settings.answer_timeout) {
@@ -217,7 +217,7 @@ impl Plan<'_> {
         config: &ConnectConfig,
         mut primary: Connection,
         stream: ReplicationStream,
-        producer: TransactionalProducer,
+        producer: AlternatingProducer,
         progress: Progress,
         feeds: Feeds,
         timelines: Timelines,
@@ -227,7 +227,7 @@ impl Plan<'_> {
         let through = Memory::load(steps(&self.source.map, feeds.described()), &mut primary, timeout)?;
         let snapshot = Snapshot::start(config, mapped, &progress.snapshot, self.settings.chunk_rows, timeout)
             .map_err(|error| Error::Unexpected(format!("could not start the snapshot's thread: {error}")))?;
-        let publisher = Publisher::new(producer, self.topics, &self.source.name, progress, self.settings.mark, timeout);
+        let publisher = Publisher::new(producer, self.topics, &self.source.name, progress, self.settings);
         let work = Work {
             publisher,
             snapshot,

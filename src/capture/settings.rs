@@ -17,6 +17,8 @@ pub struct Settings {
     pub linger: Duration,
     /// Whether every change of every captured table goes to the history topic.
     pub history: bool,
+    /// How long a change waits for others on its way to the history topic.
+    pub history_gather: Duration,
     /// Rows that a snapshot reads at once.
     pub chunk_rows: u32,
     /// After how long a commit that is not visible yet is named in the log.
@@ -34,6 +36,7 @@ impl Settings {
             mark: section.millis("mark_ms", 200, 1..=1000),
             linger: section.millis("linger_ms", 1, 0..=1000),
             history: section.flag("history", true),
+            history_gather: section.millis("history_gather_ms", 25, 0..=1000),
             chunk_rows: section.number("chunk_rows", 5000, 1..=1_000_000),
             visible_warning: section.millis("visible_warning_ms", 1000, 1..=600_000),
             answer_timeout: section.seconds("answer_timeout_s", 30, 1..=600),

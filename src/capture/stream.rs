@@ -71,7 +71,8 @@ impl<'a> Loop<'a> {
         }
         // A transaction in the middle is not published: the next session finds it in the log.
         if !self.session.work.inside {
-            self.session.work.publisher.commit()?;
+            self.session.work.publisher.end_transaction()?;
+            self.session.work.publisher.settle()?;
             self.acknowledge(false)?;
         }
         info!(acknowledged = %self.acknowledged, "capture drained");
@@ -117,6 +118,9 @@ impl<'a> Loop<'a> {
         let now = Instant::now();
         let work = &self.session.work;
         let mut next = self.last_status + IDLE;
+        if let Some(poll) = work.publisher.next_poll(now) {
+            next = next.min(poll);
+        }
         if work.inside {
             // Marks and commits stand between transactions only.
             return next.saturating_duration_since(now);
@@ -144,9 +148,11 @@ impl<'a> Loop<'a> {
             if let Some((opened, records)) = work.publisher.open_transaction()
                 && (now >= opened + self.settings.transaction || records >= self.settings.transaction_records)
             {
-                work.publisher.commit()?;
-                self.acknowledge(false)?;
+                work.publisher.end_transaction()?;
             }
+        }
+        if self.acknowledged.0 < self.session.work.publisher.committed().lsn() {
+            self.acknowledge(false)?;
         }
         if now >= self.last_status + IDLE {
             // A keepalive is asked for: none comes unasked in quiet seconds.

@@ -98,7 +98,7 @@ impl Work {
         self.inside = false;
         if let Some(transaction) = self.transaction.take() {
             for draft in transaction.end() {
-                self.publisher.send(&draft, true)?;
+                self.publisher.send(draft, true)?;
             }
             self.reach(commit.end_lsn)?;
         }

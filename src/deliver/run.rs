@@ -34,25 +34,13 @@ pub struct Feed {
     pub batch_records: usize,
     /// `min.compaction.lag.ms` of the topics: counts are compared only within it, and a reader that is older is named.
     pub compaction_lag: Duration,
-    /// How long the broker gathers records before it hands them over; zero hands over at once.
-    pub gather: Duration,
 }
-
-/// A broker that gathers hands over earlier once it has so much.
-const GATHERED_BYTES: u32 = 128 * 1024;
 
 impl Feed {
     /// Describes a feed with the usual limits.
     #[must_use]
     pub fn new(connection: Connection, topics: Vec<String>, dead_letters: String) -> Self {
-        Self {
-            connection,
-            topics,
-            dead_letters,
-            batch_records: 2_000,
-            compaction_lag: Duration::from_hours(7 * 24),
-            gather: Duration::ZERO,
-        }
+        Self { connection, topics, dead_letters, batch_records: 2_000, compaction_lag: Duration::from_hours(7 * 24) }
     }
 }
 
@@ -87,11 +75,7 @@ pub async fn deliver<W: Worker>(
     let name = worker.name();
     let stopped = |reason: String| Stopped { worker: name, reason };
     let outcome: Result<Infallible, Ended> = async {
-        let mut settings = ConsumerSettings::new(format!("highwater.{name}"), Isolation::ReadUncommitted);
-        if !feed.gather.is_zero() {
-            settings.fetch_wait = feed.gather;
-            settings.fetch_min_bytes = GATHERED_BYTES;
-        }
+        let settings = ConsumerSettings::new(format!("highwater.{name}"), Isolation::ReadUncommitted);
         let consumer = Consumer::new(&feed.connection, settings)?;
         let writer = Writer::new(&feed.connection)?;
         standing.waits_for("topics");

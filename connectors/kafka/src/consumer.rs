@@ -63,7 +63,7 @@ impl Consumer {
             .set("auto.offset.reset", "error")
             .set("enable.partition.eof", "true")
             .set("allow.auto.create.topics", "false")
-            .set("fetch.min.bytes", settings.fetch_min_bytes.to_string())
+            .set("fetch.min.bytes", "1")
             .set("fetch.wait.max.ms", settings.fetch_wait.as_millis().to_string())
             .set("fetch.queue.backoff.ms", "10")
             .set("fetch.error.backoff.ms", "50")

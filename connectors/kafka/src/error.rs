@@ -1,10 +1,12 @@
-//! What can go wrong with readers and topics, by what the caller does about it.
+//! What can go wrong, by what the caller does about it.
 
 use std::time::Duration;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-/// An error of a reader or of the administration; the producer has its own ([`crate::ProducerError`]).
+use crate::connection::MAX_RECORD_BYTES;
+
+/// An error of a reader or of the administration; the producer has its own ([`ProducerError`]).
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No broker answered in time.
@@ -68,6 +70,46 @@ pub enum Error {
         what: String,
         /// The client's error.
         source: KafkaError,
+    },
+}
+
+/// Why the producer failed, by what its owner does next.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ProducerError {
+    /// Another producer has taken the transactional id, or the broker has timed the transaction out: this one is done.
+    #[error("the producer {transactional_id} is fenced: another one has taken over, or its transaction timed out")]
+    Fenced {
+        /// The transactional id.
+        transactional_id: String,
+    },
+    /// The transaction cannot commit: abort it and start over from the last committed progress, best with a new producer.
+    ///
+    /// After a batch that the broker refused, librdkafka 2.12 goes on with sequence numbers that the broker does not
+    /// know, so that the next transaction of the same producer fails as well.
+    #[error("the transaction must be aborted: {reason}")]
+    Abortable {
+        /// What made it so.
+        reason: String,
+    },
+    /// The same call can succeed later.
+    #[error("Kafka did not answer in time: {reason}")]
+    Transient {
+        /// The client's words.
+        reason: String,
+    },
+    /// This producer cannot go on; a new one may.
+    #[error("the producer failed: {reason}")]
+    Fatal {
+        /// The client's words.
+        reason: String,
+    },
+    /// One record is larger than records may be. The transaction is still good.
+    #[error("a record of {bytes} bytes for {topic} is larger than the limit of {MAX_RECORD_BYTES}")]
+    TooLarge {
+        /// The topic it was for.
+        topic: String,
+        /// Key, value and headers.
+        bytes: usize,
     },
 }
 

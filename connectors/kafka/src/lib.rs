@@ -3,6 +3,7 @@
 //!
 //! - [`producer`]: one transaction after another under one `transactional.id`. Promise: a commit
 //!   that succeeded holds every record sent in it, and a fenced predecessor adds nothing.
+//! - [`alternating`]: two of them that take turns, so that records never wait for a commit.
 //! - [`consumer`]: partitions read from offsets the caller chose. Promise: never jumps; an offset
 //!   that is gone is an error.
 //! - [`last`]: the newest record of a partition, whatever aborted tail stands behind it.
@@ -11,6 +12,7 @@
 //! - [`partition`]: which partition a key belongs to, as Java clients compute it.
 
 pub mod admin;
+pub mod alternating;
 pub mod connection;
 pub mod consumer;
 pub mod error;
@@ -22,12 +24,13 @@ pub mod record;
 pub mod writer;
 
 pub use admin::{Admin, Difference, TopicSpec};
+pub use alternating::AlternatingProducer;
 pub use connection::{Connection, Isolation};
 pub use consumer::Consumer;
-pub use error::Error;
+pub use error::{Error, ProducerError};
 pub use last::last_record;
 pub use partition::{murmur2, partition_for};
 pub use probe::Probe;
-pub use producer::{ProducerError, ProducerSettings, TransactionalProducer};
+pub use producer::{ProducerSettings, TransactionalProducer};
 pub use record::{ConsumerSettings, Record, Start, Watermarks};
 pub use writer::Writer;

@@ -15,7 +15,7 @@ use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
 use crate::connection::{Connection, Events, MAX_RECORD_BYTES};
-use crate::error::Error;
+use crate::error::{Error, ProducerError};
 
 /// How long one step of draining serves delivery reports before it looks again.
 const DRAIN_STEP: Duration = Duration::from_millis(1);
@@ -52,46 +52,6 @@ impl ProducerSettings {
             queue_bytes: 64 * 1024 * 1024,
         }
     }
-}
-
-/// Why the producer failed, by what its owner does next.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum ProducerError {
-    /// Another producer has taken the transactional id, or the broker has timed the transaction out: this one is done.
-    #[error("the producer {transactional_id} is fenced: another one has taken over, or its transaction timed out")]
-    Fenced {
-        /// The transactional id.
-        transactional_id: String,
-    },
-    /// The transaction cannot commit: abort it and start over from the last committed progress, best with a new producer.
-    ///
-    /// After a batch that the broker refused, librdkafka 2.12 goes on with sequence numbers that the broker does not
-    /// know, so that the next transaction of the same producer fails as well.
-    #[error("the transaction must be aborted: {reason}")]
-    Abortable {
-        /// What made it so.
-        reason: String,
-    },
-    /// The same call can succeed later.
-    #[error("Kafka did not answer in time: {reason}")]
-    Transient {
-        /// The client's words.
-        reason: String,
-    },
-    /// This producer cannot go on; a new one may.
-    #[error("the producer failed: {reason}")]
-    Fatal {
-        /// The client's words.
-        reason: String,
-    },
-    /// One record is larger than records may be. The transaction is still good.
-    #[error("a record of {bytes} bytes for {topic} is larger than the limit of {MAX_RECORD_BYTES}")]
-    TooLarge {
-        /// The topic it was for.
-        topic: String,
-        /// Key, value and headers.
-        bytes: usize,
-    },
 }
 
 /// The first delivery failure of the transaction, and how many records the brokers have taken.
@@ -303,6 +263,30 @@ impl TransactionalProducer {
         }
     }
 
+    /// Waits until every record of the transaction is on the brokers.
+    ///
+    /// # Errors
+    ///
+    /// Transient while some are still on their way after `timeout`, otherwise as [`Self::check`].
+    ///
+    /// # Panics
+    ///
+    /// Outside of a transaction.
+    pub fn drain(&self, timeout: Duration) -> Result<(), ProducerError> {
+        assert!(self.open, "no transaction to drain");
+        let deadline = Instant::now() + timeout;
+        // The crate's own flush, inside commit_transaction, moves in steps of 100 ms: leave it nothing to do.
+        while self.client.in_flight_count() > 0 {
+            if Instant::now() >= deadline {
+                return Err(ProducerError::Transient {
+                    reason: format!("{} records still undelivered", self.in_flight()),
+                });
+            }
+            self.client.poll(DRAIN_STEP);
+        }
+        self.check()
+    }
+
     /// Commits: every record of the transaction is on the brokers, or this fails.
     ///
     /// After [`ProducerError::Transient`] the outcome is open: call again to learn it.
@@ -315,18 +299,8 @@ impl TransactionalProducer {
     ///
     /// Outside of a transaction.
     pub fn commit(&mut self, timeout: Duration) -> Result<(), ProducerError> {
-        assert!(self.open, "no transaction to commit");
         let deadline = Instant::now() + timeout;
-        // The crate's own flush, inside commit_transaction, moves in steps of 100 ms: leave it nothing to do.
-        while self.client.in_flight_count() > 0 {
-            if Instant::now() >= deadline {
-                return Err(ProducerError::Transient {
-                    reason: format!("{} records still undelivered", self.in_flight()),
-                });
-            }
-            self.client.poll(DRAIN_STEP);
-        }
-        self.check()?;
+        self.drain(timeout)?;
         let left = deadline.saturating_duration_since(Instant::now()).max(DRAIN_STEP);
         self.client.commit_transaction(left).map_err(|error| self.classify(&error))?;
         self.open = false;

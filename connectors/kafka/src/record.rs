@@ -17,8 +17,6 @@ pub struct ConsumerSettings {
     pub isolation: Isolation,
     /// How long a broker may hold a fetch that finds nothing; new records end the wait at once.
     pub fetch_wait: Duration,
-    /// The broker answers earlier once so many bytes are there; 1: at once.
-    pub fetch_min_bytes: u32,
     /// Limit of the records fetched ahead, per partition.
     pub ahead_records: usize,
     /// Limit of their bytes, per partition.
@@ -34,7 +32,6 @@ impl ConsumerSettings {
             group: group.into(),
             isolation,
             fetch_wait: Duration::from_millis(500),
-            fetch_min_bytes: 1,
             ahead_records: 20_000,
             ahead_bytes: 16 * 1024 * 1024,
             batch_bytes: 8 * 1024 * 1024,

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use highwater_kafka::connection::MAX_RECORD_BYTES;
 use highwater_kafka::{
-    Admin, Connection, Consumer, ConsumerSettings, Difference, Error, Isolation, ProducerError, ProducerSettings,
-    Record, Start, TopicSpec, TransactionalProducer, last_record,
+    Admin, AlternatingProducer, Connection, Consumer, ConsumerSettings, Difference, Error, Isolation, ProducerError,
+    ProducerSettings, Record, Start, TopicSpec, TransactionalProducer, last_record,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -161,6 +161,60 @@ async fn a_fenced_predecessor_between_transactions_is_told_so() {
     old.send(&topic, 0, b"key", Some(b"late"), &[]).expect("send asks no broker");
     let error = old.commit(TIMEOUT).expect_err("the fenced one cannot commit");
     assert!(matches!(error, ProducerError::Fenced { .. }), "{error}");
+}
+
+fn alternating(id: &str) -> AlternatingProducer {
+    let producer = AlternatingProducer::new(&connection(), &ProducerSettings::new(id)).expect("producers");
+    producer.init(TIMEOUT).expect("init");
+    producer
+}
+
+fn send_turn(producer: &mut AlternatingProducer, topic: &str, value: &str) {
+    producer.active().begin().expect("begin");
+    producer.active().send(topic, 0, b"key", Some(value.as_bytes()), &[]).expect("send");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn producers_that_take_turns_keep_the_order_and_send_while_the_turn_before_commits() {
+    let topic = topic(1).await;
+    let mut producer = alternating(&fresh("id"));
+    let turns: Vec<String> = (0..20).map(|turn| turn.to_string()).collect();
+    for turn in &turns {
+        // Sent before the outcome of the turn before is asked for.
+        send_turn(&mut producer, &topic, turn);
+        assert!(producer.committed(TIMEOUT).expect("a commit"));
+        producer.end(TIMEOUT).expect("end");
+    }
+    assert!(producer.committed(TIMEOUT).expect("a commit"));
+    for isolation in [Isolation::ReadUncommitted, Isolation::ReadCommitted] {
+        assert_eq!(values(&read_all(&mut reader(isolation, &topic, 0)).await), turns);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fenced_predecessor_that_takes_turns_adds_nothing() {
+    let topic = topic(1).await;
+    let id = fresh("id");
+    let mut old = alternating(&id);
+    send_turn(&mut old, &topic, "old");
+    old.end(TIMEOUT).expect("end");
+    assert!(old.committed(TIMEOUT).expect("a commit"));
+    send_turn(&mut old, &topic, "open");
+    drain(old.active());
+
+    let mut new = alternating(&id);
+    // The predecessor wakes up in the middle of a turn, and goes on as if nothing had happened.
+    let ended = old.end(TIMEOUT).and_then(|()| old.committed(TIMEOUT));
+    let error = ended.expect_err("the fenced one cannot commit");
+    assert!(matches!(error, ProducerError::Fenced { .. }), "{error}");
+    old.active().begin().expect("begin asks no broker");
+    old.active().send(&topic, 0, b"key", Some(b"late"), &[]).expect("send asks no broker");
+    old.active().commit(TIMEOUT).expect_err("the other turn is fenced as well");
+
+    send_turn(&mut new, &topic, "new");
+    new.end(TIMEOUT).expect("end");
+    assert!(new.committed(TIMEOUT).expect("a commit"));
+    assert_eq!(values(&read_all(&mut reader(Isolation::ReadCommitted, &topic, 0)).await), ["old", "new"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

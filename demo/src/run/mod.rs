@@ -22,8 +22,14 @@ use pipeline::Pipeline;
 
 /// How often the table is drawn.
 const REDRAW: Duration = Duration::from_millis(500);
-/// Writing before the measurement starts: connections are opened, statements prepared, the broker's code compiled.
+/// Writing before the measurement starts, at several times the rate: connections are opened, statements prepared, and the
+/// broker's Java is compiled, which takes a broker that was just started some 15 s of processor time.
 const WARM_UP: Duration = Duration::from_secs(5);
+/// The same where the figures count.
+const CHECKED_WARM_UP: Duration = Duration::from_secs(30);
+const WARM_UP_RATE: u32 = 4;
+/// How long the copies may take to show what the warm-up wrote.
+const WARMED_WITHIN: Duration = Duration::from_secs(30);
 /// How long a run without a terminal measures.
 const CHECKED_FOR: Duration = Duration::from_secs(20);
 /// How long the copies may take to contain the catalogue before the writes begin.
@@ -102,18 +108,15 @@ async fn live(
     }
     let ledger = Arc::new(Ledger::default());
     let mut observers = Observers::start(endpoints, Arc::clone(&ledger)).await?;
+    println!("page: {page}");
+    warm_up(endpoints, options, &ledger, stop).await?;
+    observers.forget();
     let writers = Writers::start(endpoints, options.writes, Some(Arc::clone(&ledger))).await?;
     let ends = match (options.seconds, options.check) {
         (Some(seconds), _) => Some(Duration::from_secs(seconds)),
         (None, true) => Some(CHECKED_FOR),
         (None, false) => None,
     };
-    println!("writing; measured after {WARM_UP:?} of warm-up; page: {page}");
-    tokio::select! {
-        () = tokio::time::sleep(WARM_UP) => {}
-        () = stop.asked() => {}
-    }
-    observers.forget();
     let mut display = Display { page, ledger: &ledger, started: Instant::now(), before: None };
     while ends.is_none_or(|ends| display.started.elapsed() < ends) {
         tokio::select! {
@@ -152,6 +155,29 @@ async fn live(
     Ok(clean)
 }
 
+/// Writes without measuring, until every copy shows the last of it.
+async fn warm_up(endpoints: &Endpoints, options: &Options, ledger: &Arc<Ledger>, stop: &Stop) -> Result<()> {
+    let time = if options.check { CHECKED_WARM_UP } else { WARM_UP };
+    println!("warming up for {time:?}");
+    let write::Options { rate, seed, .. } = options.writes;
+    let writes =
+        write::Options { rate: rate.saturating_mul(WARM_UP_RATE), seed: seed.wrapping_add(1), ..options.writes };
+    let warming = Writers::start(endpoints, writes, Some(Arc::clone(ledger))).await?;
+    tokio::select! {
+        () = tokio::time::sleep(time) => {}
+        () = stop.asked() => {}
+    }
+    warming.stop().await?;
+    let deadline = Instant::now() + WARMED_WITHIN;
+    while Copy::ALL.into_iter().any(|copy| ledger.missing(copy, Duration::ZERO) > 0) && Instant::now() < deadline {
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(50)) => {}
+            () = stop.asked() => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
 /// What the table is drawn from.
 struct Display<'a> {
     page: &'a str,
@@ -181,10 +207,8 @@ impl Display<'_> {
     ) -> String {
         let written = writers.so_far().await;
         let latencies = Copy::ALL.map(|copy| observers.so_far(copy));
-        // Without an earlier drawing, the copies' counts began at the start, the writers' with the warm-up.
         let (at, committed, counts) = since.unwrap_or((self.started, 0, [0; Copy::ALL.len()]));
         let seconds = at.elapsed().as_secs_f64().max(0.001);
-        let warmed = if since.is_none() { seconds + WARM_UP.as_secs_f64() } else { seconds };
         let lines: Vec<table::Line> = Copy::ALL
             .into_iter()
             .zip(latencies)
@@ -196,7 +220,7 @@ impl Display<'_> {
                 missing: self.ledger.missing(copy, table::MISSING_AFTER),
             })
             .collect();
-        let per_second = written.committed.saturating_sub(committed) as f64 / warmed;
+        let per_second = written.committed.saturating_sub(committed) as f64 / seconds;
         self.before = Some((Instant::now(), written.committed, latencies.map(|latency| latency.count)));
         table::draw(self.started.elapsed(), self.page, &written, per_second, &lines)
     }

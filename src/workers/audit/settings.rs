@@ -11,8 +11,6 @@ use crate::config::{Section, Server};
 pub struct Settings {
     /// The database with `data_change_logs`.
     pub database: Server,
-    /// How long changes are gathered before they are appended together.
-    pub gather: Duration,
     /// Changes appended in one transaction at most.
     pub batch_rows: usize,
     /// How long a transaction may take before it is tried again on a new connection.
@@ -25,7 +23,6 @@ impl Settings {
         let default = "postgresql://highwater_audit@127.0.0.1:5432/shop";
         Self {
             database: section.server("database", default, &["postgresql", "postgres"]),
-            gather: section.millis("gather_ms", 30, 0..=10_000),
             batch_rows: section.number("batch_rows", 500, 1..=100_000),
             answer_timeout: section.millis("answer_timeout_ms", 30_000, 100..=600_000),
         }

@@ -1,0 +1,133 @@
+//! Two transactional producers that take turns, so that records never wait for a commit.
+//!
+//! A commit takes the broker several round trips, and behind it the broker still writes the markers of the old
+//! transaction; until those stand it refuses the producer's next one (`CONCURRENT_TRANSACTIONS`), and librdkafka asks again
+//! only after 20 ms. Here the other producer has begun by then.
+//!
+//! Promise: records stand in each partition in the order in which they were sent, because a turn ends only when all of its
+//! records are on the brokers; and transactions commit in the order in which they ended, because a turn that ends waits for
+//! the commit of the one before.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::connection::Connection;
+use crate::error::{Error, ProducerError};
+use crate::producer::{ProducerSettings, TransactionalProducer};
+
+/// The one writer, as two producers; see the module's promise.
+pub struct AlternatingProducer {
+    active: TransactionalProducer,
+    /// `None` while it commits.
+    resting: Option<TransactionalProducer>,
+    commits: SyncSender<(TransactionalProducer, Duration)>,
+    outcomes: Receiver<(TransactionalProducer, Result<(), ProducerError>)>,
+}
+
+impl AlternatingProducer {
+    /// Makes both clients; their ids are the settings' with `-0` and `-1` behind. Nothing is sent before [`Self::init`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] or [`Error::Refused`] for settings that librdkafka does not take.
+    pub fn new(connection: &Connection, settings: &ProducerSettings) -> Result<Self, Error> {
+        let producer = |number: u8| {
+            let transactional_id = format!("{}-{number}", settings.transactional_id);
+            TransactionalProducer::new(connection, ProducerSettings { transactional_id, ..settings.clone() })
+        };
+        let (commits, to_commit) = sync_channel(1);
+        let (ended, outcomes) = sync_channel(1);
+        thread::Builder::new()
+            .name("commit".to_owned())
+            .spawn(move || commit_each(&to_commit, &ended))
+            .map_err(|error| Error::Refused { what: "start a thread".to_owned(), reason: error.to_string() })?;
+        Ok(Self { active: producer(0)?, resting: Some(producer(1)?), commits, outcomes })
+    }
+
+    /// Takes both transactional ids: fences every predecessor and aborts what it left open.
+    ///
+    /// A predecessor that loses the first id can still commit a transaction of the second, until that is taken as well. It
+    /// has lost nothing then: it ends a turn only after the commit of the one before. So what is read as committed after
+    /// this call is the last word.
+    ///
+    /// After [`ProducerError::Transient`] the same call goes on where it stopped.
+    ///
+    /// # Errors
+    ///
+    /// Transient while the brokers do not answer within `timeout`, otherwise as classified.
+    pub fn init(&self, timeout: Duration) -> Result<(), ProducerError> {
+        self.active.init(timeout)?;
+        self.resting.as_ref().map_or(Ok(()), |resting| resting.init(timeout))
+    }
+
+    /// Returns the producer whose turn it is: to begin, to send, to ask for failures.
+    pub fn active(&mut self) -> &mut TransactionalProducer {
+        &mut self.active
+    }
+
+    /// Ends the open transaction: waits until its records are on the brokers, then commits it in the background. The next
+    /// one can begin at once; [`Self::committed`] tells the outcome.
+    ///
+    /// # Errors
+    ///
+    /// A record that was not delivered, or is not within `timeout`, makes it Abortable. Nothing was ended then.
+    ///
+    /// # Panics
+    ///
+    /// If the commit before is not known to be done.
+    pub fn end(&mut self, timeout: Duration) -> Result<(), ProducerError> {
+        self.active.drain(timeout)?;
+        let next = self.resting.take().expect("the outcome of the commit before was not taken");
+        let ended = std::mem::replace(&mut self.active, next);
+        self.commits.send((ended, timeout)).map_err(|_| no_thread())
+    }
+
+    /// Tells whether the transaction that was ended last is committed, waiting for that up to `wait`.
+    ///
+    /// # Errors
+    ///
+    /// As the commit failed: every record since the last commit is in doubt, so that both producers are of no more use.
+    pub fn committed(&mut self, wait: Duration) -> Result<bool, ProducerError> {
+        if self.resting.is_some() {
+            return Ok(true);
+        }
+        let outcome = if wait.is_zero() {
+            self.outcomes.try_recv().map_err(|error| error == TryRecvError::Empty)
+        } else {
+            self.outcomes.recv_timeout(wait).map_err(|error| error == RecvTimeoutError::Timeout)
+        };
+        match outcome {
+            Ok((producer, committed)) => {
+                self.resting = Some(producer);
+                committed.map(|()| true)
+            }
+            Err(true) => Ok(false),
+            Err(false) => Err(no_thread()),
+        }
+    }
+}
+
+fn no_thread() -> ProducerError {
+    ProducerError::Fatal { reason: "the thread that commits has ended".to_owned() }
+}
+
+/// The committing thread: ends with its owner.
+fn commit_each(
+    commits: &Receiver<(TransactionalProducer, Duration)>,
+    outcomes: &SyncSender<(TransactionalProducer, Result<(), ProducerError>)>,
+) {
+    while let Ok((mut producer, timeout)) = commits.recv() {
+        let deadline = Instant::now() + timeout;
+        let outcome = loop {
+            match producer.commit(timeout) {
+                // The outcome is open: only asking again tells.
+                Err(ProducerError::Transient { .. }) if Instant::now() < deadline => {}
+                outcome => break outcome,
+            }
+        };
+        if outcomes.send((producer, outcome)).is_err() {
+            return;
+        }
+    }
+}
