@@ -44,16 +44,17 @@ impl Feeds {
             let Some(table) = tables.get(&spec.table.value) else {
                 let near = instead(&spec.table.value, tables.keys().map(String::as_str));
                 let message = format!("no table `{}` in the publication; {near}", spec.table.value);
-                errors.push(MappingError { place: spec.table.place.clone(), message });
+                errors.push(MappingError::new(&spec.table.place, &spec.table.value, message));
                 continue;
             };
             if table.table().primary_key.is_empty() {
+                let name = &spec.table.value;
                 let message = format!(
                     "table `{name}` has no primary key among its published columns, or a deferrable one: its rows could \
-                     not be read in chunks; run `ALTER TABLE {name} ADD PRIMARY KEY (…)`",
-                    name = spec.table.value
+                     not be read in chunks; run `ALTER TABLE {name} ADD PRIMARY KEY (…)`"
                 );
-                errors.push(MappingError { place: spec.table.place.clone(), message });
+                let remedy = Some(table.add_primary_key());
+                errors.push(MappingError { remedy, ..MappingError::new(&spec.table.place, name, message) });
             }
             if let Err(wrong) = compile_entry(spec, specs, &table.table(), &described) {
                 errors.extend(wrong);
@@ -152,7 +153,7 @@ fn compile_entry(
                 let message = format!(
                     "table `{through}` must have an entry of its own whose part is a column, and a primary key of one column"
                 );
-                return Err(vec![MappingError { place: spec.part.place.clone(), message }]);
+                return Err(vec![MappingError::new(&spec.part.place, &spec.table.value, message)]);
             };
             encoding
         }

@@ -4,6 +4,7 @@
 //! `session` opens one in the order that the promise rests on, `stream` is its loop, `work` and `rows` turn the log into
 //! events, `publisher` writes them, `snapshot` adds what stood in the tables before, `progress` decides where to go on.
 
+mod check;
 mod error;
 mod feeds;
 mod gathered;
@@ -23,16 +24,16 @@ mod work;
 
 use std::time::{Duration, Instant};
 
-use highwater_postgres::{Connection, Session};
 use metrics::counter;
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
+pub use check::{Beginning, MappingCheck, check_mapping, look_at_beginning};
 pub use error::Error;
+pub(crate) use session::TRANSACTION_TIMEOUT;
 pub use settings::Settings;
 
 use crate::config::Source;
-use crate::events::mapping::compile::MappingError;
 use crate::running::{Attempts, Patience, Shutdown, Standing, told};
 use crate::topics::Topics;
 use session::Plan;
@@ -45,17 +46,6 @@ const AGAIN: Patience = Patience {
     // A source or broker that is away for long is waited for: capture has nothing better to do, and says so.
     deadline: Duration::MAX,
 };
-
-/// Checks the mapping against the tables that are published now, as a start does. Blocks.
-///
-/// # Errors
-/// What the database says; what is wrong with the mapping is the value.
-pub fn check_mapping(source: &Source, timeout: Duration) -> Result<Vec<MappingError>, highwater_postgres::Error> {
-    let config = source.database.postgres("highwater check")?.with_connect_timeout(timeout);
-    let mut primary = Connection::connect(&config, Session::Ordinary)?;
-    let described = tables::describe_published(&mut primary, &source.publication, timeout)?;
-    Ok(feeds::Feeds::check(&source.map, described).err().unwrap_or_default())
-}
 
 /// Captures until the shutdown. Blocks: it belongs on a thread of its own.
 ///

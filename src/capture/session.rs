@@ -31,7 +31,7 @@ use crate::topics::Topics;
 
 /// Longest time between two commits of one Kafka transaction: the broker's own limit
 /// (`transaction.max.timeout.ms`, 15 minutes by default). A source transaction is never split over two.
-const TRANSACTION_TIMEOUT: Duration = Duration::from_mins(15);
+pub(crate) const TRANSACTION_TIMEOUT: Duration = Duration::from_mins(15);
 
 /// What a session is made of.
 pub(super) struct Plan<'a> {
@@ -245,7 +245,7 @@ impl Plan<'_> {
     }
 }
 
-fn slot_state(slot: Option<&SlotState>, timelines: &Timelines) -> progress::SlotState {
+pub(super) fn slot_state(slot: Option<&SlotState>, timelines: &Timelines) -> progress::SlotState {
     match slot {
         None => progress::SlotState::Missing,
         Some(slot) if slot.wal_status == Some(WalStatus::Lost) || slot.invalidation.is_some() => {

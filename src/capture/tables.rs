@@ -72,6 +72,15 @@ impl Described {
         }
     }
 
+    /// Returns the statement that gives it a primary key: of `id` if there is one, else of a unique key that it has.
+    pub(super) fn add_primary_key(&self) -> String {
+        let id = self.columns.iter().find(|column| column.name == "id").map(|column| vec![column.name.clone()]);
+        let key = id.or_else(|| self.unique_keys.first().cloned());
+        let key = key.map(|names| names.iter().map(|name| quote::identifier(name)).collect::<Vec<_>>().join(", "));
+        let table = quote::qualified(&self.schema, &self.name);
+        format!("ALTER TABLE {table} ADD PRIMARY KEY ({});", key.as_deref().unwrap_or("…"))
+    }
+
     /// Returns the columns as a SELECT list, in row order.
     pub(super) fn select_list(&self) -> String {
         let names: Vec<_> = self.columns.iter().map(|column| quote::identifier(&column.name)).collect();
@@ -113,23 +122,51 @@ pub(super) fn describe_published(
     timeout: Duration,
 ) -> Result<HashMap<u32, Described>, Error> {
     // Column lists and row filters came with PostgreSQL 15.
-    let (columns, filter) = match connection.server_version() {
-        150_000.. => ("a.attname = ANY (p.attnames)", "p.rowfilter"),
-        _ => ("true", "NULL::text"),
+    let (attnames, filter) = match connection.server_version() {
+        150_000.. => ("attnames", "rowfilter"),
+        _ => ("NULL::name[]", "NULL::text"),
     };
+    let tables = format!(
+        "SELECT schemaname, tablename, {attnames} AS attnames, {filter} AS rowfilter FROM pg_publication_tables
+         WHERE pubname = {}",
+        quote::literal(publication)
+    );
+    describe(connection, &tables, timeout)
+}
+
+/// Describes tables by the names that the mapping has for them, with all their columns and whether or not they are
+/// published. By OID; what does not exist is left out.
+pub(super) fn describe_named(
+    connection: &mut Connection,
+    names: &[&str],
+    timeout: Duration,
+) -> Result<HashMap<u32, Described>, Error> {
+    let names: Vec<String> = names.iter().map(|name| quote::literal(name)).collect();
+    let tables = format!(
+        "SELECT n.nspname AS schemaname, c.relname AS tablename, NULL::name[] AS attnames, NULL::text AS rowfilter
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relkind IN ('r', 'p')
+           AND CASE n.nspname WHEN 'public' THEN c.relname::text ELSE n.nspname || '.' || c.relname END
+               = ANY (ARRAY[{}]::text[])",
+        names.join(", ")
+    );
+    describe(connection, &tables, timeout)
+}
+
+/// Describes the tables that a query names: `schemaname`, `tablename`, `attnames` (all columns where null), `rowfilter`.
+fn describe(connection: &mut Connection, tables: &str, timeout: Duration) -> Result<HashMap<u32, Described>, Error> {
     let sql = format!(
-        "SELECT c.oid, n.nspname, c.relname, c.relreplident, {filter}, a.attname, a.atttypid,
+        "SELECT c.oid, n.nspname, c.relname, c.relreplident, p.rowfilter, a.attname, a.atttypid,
                 (WITH RECURSIVE up AS (
                      SELECT t.oid, t.typtype, t.typbasetype FROM pg_type t WHERE t.oid = a.atttypid
                      UNION ALL SELECT t.oid, t.typtype, t.typbasetype FROM up JOIN pg_type t ON t.oid = up.typbasetype)
                  SELECT up.oid FROM up WHERE up.typtype <> 'd'),
                 a.attnum, a.attnotnull
-         FROM pg_publication_tables p
+         FROM ({tables}) p
          JOIN pg_namespace n ON n.nspname = p.schemaname
          JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
          JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
-         WHERE p.pubname = {} AND {columns} ORDER BY c.oid, a.attnum",
-        quote::literal(publication)
+         WHERE p.attnames IS NULL OR a.attname = ANY (p.attnames) ORDER BY c.oid, a.attnum"
     );
     let rows = connection.simple_query(&sql, timeout)?.rows;
     let mut tables: HashMap<u32, Described> = HashMap::new();

@@ -3,6 +3,7 @@
 
 mod audit;
 mod cache;
+mod check;
 mod delivery;
 mod faults;
 mod kills;

@@ -93,6 +93,17 @@ pub struct Cluster {
     pub brokers: Vec<String>,
     /// Partition count by topic, for those that are whole.
     pub topics: BTreeMap<String, i32>,
+    /// Copies by topic, of the partition that has the fewest.
+    pub copies: BTreeMap<String, Copies>,
+}
+
+/// Copies of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copies {
+    /// On so many brokers.
+    pub assigned: usize,
+    /// So many of them have all records.
+    pub in_sync: usize,
 }
 
 /// The administrator's side of the cluster.
@@ -203,6 +214,36 @@ impl Admin {
         }
     }
 
+    /// Asks every broker for its settings, by Kafka's names. Returns them with the broker's `host:port`.
+    ///
+    /// # Errors
+    ///
+    /// As classified, for the first broker that does not tell.
+    pub async fn broker_settings(&self, timeout: Duration) -> Result<Vec<(String, BTreeMap<String, String>)>, Error> {
+        let client = Arc::clone(&self.client);
+        let metadata = tokio::task::spawn_blocking(move || client.inner().fetch_metadata(None, timeout)).await;
+        let what = || "describe the settings of the brokers".to_owned();
+        let metadata = match metadata {
+            Ok(answer) => answer.map_err(|error| Error::of(what(), error))?,
+            Err(_) => return Err(Error::Transient { what: what(), source: KafkaError::Canceled }),
+        };
+        let mut all = Vec::new();
+        for broker in metadata.brokers() {
+            // A question about one broker is answered by that broker alone.
+            let asked = [ResourceSpecifier::Broker(broker.id())];
+            let answer = self.client.describe_configs(&asked, &options(timeout)).await;
+            let answer = answer.map_err(|error| Error::of(what(), error))?.into_iter().next();
+            let resource = match answer {
+                Some(Ok(resource)) => resource,
+                Some(Err(code)) => return Err(refused(what(), code)),
+                None => return Err(Error::Transient { what: what(), source: KafkaError::Canceled }),
+            };
+            let settings = resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?)));
+            all.push((format!("{}:{}", broker.host(), broker.port()), settings.collect()));
+        }
+        Ok(all)
+    }
+
     /// Deletes topics; one that is not there is no error.
     ///
     /// # Errors
@@ -275,9 +316,18 @@ fn describe(metadata: &Metadata) -> Cluster {
         topic.error().is_none() && !topic.partitions().is_empty() && topic.partitions().iter().all(|p| p.leader() >= 0)
     };
     let count = |topic: &rdkafka::metadata::MetadataTopic| i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX);
+    let copies = |topic: &rdkafka::metadata::MetadataTopic| {
+        let partitions = topic.partitions();
+        Some(Copies {
+            assigned: partitions.iter().map(|p| p.replicas().len()).min()?,
+            in_sync: partitions.iter().map(|p| p.isr().len()).min()?,
+        })
+    };
+    let topics = || metadata.topics().iter().filter(whole);
     Cluster {
         brokers: metadata.brokers().iter().map(|b| format!("{}:{}", b.host(), b.port())).collect(),
-        topics: metadata.topics().iter().filter(whole).map(|t| (t.name().to_owned(), count(t))).collect(),
+        topics: topics().map(|t| (t.name().to_owned(), count(t))).collect(),
+        copies: topics().filter_map(|t| Some((t.name().to_owned(), copies(t)?))).collect(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, RedisError, TlsCertificates};
@@ -117,6 +117,15 @@ impl Cache {
     #[must_use]
     pub fn server(&self) -> &str {
         &self.shared.server
+    }
+
+    /// Asks for the server's clock.
+    ///
+    /// # Errors
+    /// A server that is away or refuses.
+    pub async fn clock(&self) -> Result<SystemTime, Error> {
+        let (seconds, micros): (u64, u64) = self.send(&redis::cmd("TIME"), "was asked for its clock").await?;
+        Ok(UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_micros(micros))
     }
 
     pub(crate) fn prefix(&self) -> &str {

@@ -1,6 +1,8 @@
 //! Checks a mapping entry against its table. Promise: what cannot work is refused at the start, all of it at once, with
 //! the place in the configuration and the nearest right name.
 
+use highwater_postgres::quote;
+
 use super::declared::{Kind, declared_fields};
 use super::entry::{Entry, Field, Part, Source, StockColumns, label};
 use super::spec::{EntrySpec, Family, FieldSpec, PartSpec, Place, Placed};
@@ -15,8 +17,20 @@ use crate::events::row::Table;
 pub struct MappingError {
     /// Where it stands.
     pub place: Place,
+    /// The entry's table, as the configuration names it.
+    pub table: String,
     /// What is wrong, and what would be right.
     pub message: String,
+    /// The statement that mends it, where it is the database that is to change.
+    pub remedy: Option<String>,
+}
+
+impl MappingError {
+    /// Makes an error that the configuration is to mend.
+    #[must_use]
+    pub fn new(place: &Place, table: &str, message: String) -> Self {
+        Self { place: place.clone(), table: table.to_owned(), message, remedy: None }
+    }
 }
 
 /// Names that mean something else in ids and keys.
@@ -29,6 +43,7 @@ const RESERVED_KINDS: &[&str] = &["stock", "price", "history", "mark", "truncate
 pub fn check_entries(specs: &[EntrySpec]) -> Result<(), Vec<MappingError>> {
     let mut errors = Vec::new();
     for (at, spec) in specs.iter().enumerate() {
+        let mut refuse = |message| errors.push(MappingError::new(&spec.place, &spec.table.value, message));
         let kind = spec.kind.as_ref().map(|kind| kind.value.as_str());
         let twin = specs[..at].iter().find(|other| {
             let same_kind = other.kind.as_ref().map(|kind| kind.value.as_str()) == kind;
@@ -38,35 +53,30 @@ pub fn check_entries(specs: &[EntrySpec]) -> Result<(), Vec<MappingError>> {
             let event = spec.family.name();
             let message =
                 format!("table `{}` feeds `{event}` already, by the entry at {}", spec.table.value, twin.place);
-            errors.push(MappingError { place: spec.place.clone(), message });
+            refuse(message);
         }
         match (spec.family, kind) {
-            (Family::Content, None) => errors.push(MappingError {
-                place: spec.place.clone(),
-                message: "event `content` needs a `kind`, such as `kind = \"image\"`".to_owned(),
-            }),
-            (Family::Content, Some(kind)) => errors.extend(check_kind(kind, &spec.place)),
-            (family, Some(_)) => errors.push(MappingError {
-                place: spec.place.clone(),
-                message: format!("event `{}` has no `kind`: remove it", family.name()),
-            }),
+            (Family::Content, None) => {
+                refuse("event `content` needs a `kind`, such as `kind = \"image\"`".to_owned());
+            }
+            (Family::Content, Some(kind)) => check_kind(kind).into_iter().for_each(refuse),
+            (family, Some(_)) => refuse(format!("event `{}` has no `kind`: remove it", family.name())),
             (_, None) => {}
         }
     }
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
-fn check_kind(kind: &str, place: &Place) -> Option<MappingError> {
+fn check_kind(kind: &str) -> Option<String> {
     let plain =
         !kind.is_empty() && kind.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b));
     if plain && !RESERVED_KINDS.contains(&kind) {
         return None;
     }
-    let message = format!(
+    Some(format!(
         "`{kind}` cannot be a kind: use lower-case letters, digits, `-` and `_`, and none of {}",
         RESERVED_KINDS.join(", ")
-    );
-    Some(MappingError { place: place.clone(), message })
+    ))
 }
 
 /// Checks an entry against its table. `siblings` are all entries of the table, this one included: columns that none of
@@ -117,7 +127,7 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn refuse(&mut self, place: &Place, message: String) {
-        self.errors.push(MappingError { place: place.clone(), message });
+        self.errors.push(MappingError::new(place, &self.table.name, message));
     }
 
     fn column(&mut self, name: &Placed<String>) -> Option<usize> {
@@ -172,7 +182,8 @@ impl Check<'_> {
              run `ALTER TABLE {table} REPLICA IDENTITY FULL`, or give it a unique index that holds `{name}` and \
              `ALTER TABLE {table} REPLICA IDENTITY USING INDEX …`"
         );
-        self.refuse(place, message);
+        let remedy = Some(format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table_in_sql(table)));
+        self.errors.push(MappingError { remedy, ..MappingError::new(place, table, message) });
     }
 
     fn template(&mut self, template: &Placed<String>, has_part: bool) -> Option<Template> {
@@ -320,6 +331,23 @@ impl Check<'_> {
         };
         Some(StockColumns { current, reserved: source("reserved_quantity"), minimum: source("min_stock_level") })
     }
+}
+
+/// Returns a table's name as statements take it, from the name by which the mapping calls it.
+#[must_use]
+pub fn table_in_sql(name: &str) -> String {
+    name.split_once('.').map_or_else(|| quote::identifier(name), |(schema, table)| quote::qualified(schema, table))
+}
+
+/// Whether any of a table's entries reads the column into its events.
+#[must_use]
+pub fn reads_column(entries: &[&EntrySpec], name: &str) -> bool {
+    let own_name = |spec: &&EntrySpec| declared_fields(spec.family).iter().any(|declared| declared.name == name);
+    entries.iter().any(|spec| {
+        let ignored = spec.ignore.iter().any(|column| column.value == name);
+        let as_attribute = spec.attributes.is_none() && !ignored;
+        as_attribute || names_column(spec, name) || own_name(spec)
+    })
 }
 
 fn new_field(name: &str, source: Source, ignore: &[usize]) -> Field {

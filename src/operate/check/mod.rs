@@ -4,12 +4,18 @@
 //! functions judge them.
 
 mod audit;
+mod brokers;
 mod cache;
+mod clock;
 mod ports;
+mod publication;
 mod report;
+mod server;
+mod slot;
 mod source;
 mod tables;
 mod topics;
+mod unreachable;
 
 pub use report::{Finding, Grade, Report};
 
@@ -18,9 +24,9 @@ use crate::roles::{Config, Role};
 /// Checks what the roles need.
 pub async fn check(config: &Config, roles: &[Role]) -> Report {
     let mut report = Report::default();
-    let kafka = topics::check(config, &mut report).await;
+    let published = topics::check(config, &mut report).await;
     if roles.contains(&Role::Capture) {
-        source::check(config, kafka.progress, &mut report).await;
+        source::check(config, &published, &mut report).await;
     }
     if roles.contains(&Role::Cache) {
         cache::check(config, &mut report).await;

@@ -77,7 +77,10 @@ impl fmt::Display for Grade {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for finding in &self.findings {
+        // The worst last, where a terminal's reader looks first; within a grade in the order of the flow.
+        let mut findings: Vec<&Finding> = self.findings.iter().collect();
+        findings.sort_by_key(|finding| finding.grade);
+        for finding in findings {
             writeln!(f, "{:<5} {}: {}", finding.grade, finding.subject, finding.text)?;
             if let Some(remedy) = &finding.remedy {
                 writeln!(f, "      → {remedy}")?;
@@ -85,7 +88,7 @@ impl fmt::Display for Report {
         }
         let count = |grade| self.findings.iter().filter(|finding| finding.grade == grade).count();
         let (ok, warn, fail) = (count(Grade::Ok), count(Grade::Warn), count(Grade::Fail));
-        write!(f, "{ok} ok, {warn} warnings, {fail} failures")
+        write!(f, "{ok} ok, {warn} warnings, {fail} errors")
     }
 }
 
@@ -96,8 +99,8 @@ mod tests {
     #[test]
     fn a_report_shows_each_finding_with_its_remedy_and_only_a_failure_forbids_the_start() {
         let mut report = Report::default();
-        report.ok("wal_level", "logical");
         report.warn("publication", "has a row filter", "remove it");
+        report.ok("wal_level", "logical");
         assert!(report.can_start());
         report.fail("slot", "is lost", "drop it");
         assert!(!report.can_start());
@@ -107,7 +110,7 @@ warn  publication: has a row filter
       → remove it
 FAIL  slot: is lost
       → drop it
-1 ok, 1 warnings, 1 failures";
+1 ok, 1 warnings, 1 errors";
         assert_eq!(report.to_string(), expected);
     }
 }

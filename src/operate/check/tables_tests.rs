@@ -1,0 +1,173 @@
+use super::*;
+use crate::operate::check::Grade;
+
+pub(in crate::operate::check) fn source() -> Source {
+    let document = crate::config::Document::parse("test.toml", "", std::collections::BTreeMap::new());
+    Source::read(&mut document.section("source"))
+}
+
+/// The table `parts` as it should be.
+pub(in crate::operate::check) fn good() -> TableFacts {
+    TableFacts {
+        name: "parts".into(),
+        sql_name: "parts".into(),
+        schema: "public".into(),
+        kind: 'r',
+        unlogged: false,
+        partition: false,
+        published: true,
+        schema_usable: true,
+        readable: true,
+        rows_hidden: false,
+        identity: 'f',
+        identity_columns: vec!["id".into(), "description".into()],
+        cut_off: Vec::new(),
+        filter_columns: Vec::new(),
+        toastable: vec!["description".into()],
+        odd_partitions: Vec::new(),
+    }
+}
+
+fn judge(table: TableFacts, history: bool, publication: Publication) -> Vec<(Grade, String, String)> {
+    let mut source = source();
+    source.map.retain(|entry| entry.table.value == "parts");
+    let judge = Judge { source: &source, history, role: "reader", publication: Some(publication) };
+    let mut report = Report::default();
+    let unmapped = (table.name != "parts").then(good);
+    judge.judge(&[Some(table), unmapped].into_iter().flatten().collect::<Vec<_>>(), &mut report);
+    let bad = report.findings().iter().filter(|finding| finding.grade > Grade::Ok);
+    bad.map(|finding| (finding.grade, finding.text.clone(), finding.remedy.clone().unwrap())).collect()
+}
+
+const KEYED: fn(TableFacts) -> TableFacts =
+    |table| TableFacts { identity: 'd', identity_columns: vec!["id".into()], ..table };
+
+#[test]
+fn a_table_as_it_should_be_is_ok() {
+    assert_eq!(judge(good(), true, Publication::WHOLE), []);
+}
+
+#[test]
+fn each_fault_of_a_mapped_table_comes_with_the_statement_that_mends_it() {
+    let full = "ALTER TABLE parts REPLICA IDENTITY FULL;";
+    let (whole, by_root) = (Publication::WHOLE, Publication { via_root: true, ..Publication::WHOLE });
+    let republish =
+        "ALTER PUBLICATION \"highwater\" DROP TABLE parts; ALTER PUBLICATION \"highwater\" ADD TABLE parts;";
+    let cases = [
+        (
+            TableFacts { published: false, ..good() },
+            whole,
+            Grade::Fail,
+            "not in the publication",
+            "ALTER PUBLICATION \"highwater\" ADD TABLE parts;",
+        ),
+        (
+            TableFacts { published: false, kind: 'p', ..good() },
+            whole,
+            Grade::Fail,
+            "names of its partitions",
+            "ALTER PUBLICATION \"highwater\" SET (publish_via_partition_root = true);",
+        ),
+        (
+            TableFacts { published: false, kind: 'p', ..good() },
+            by_root,
+            Grade::Fail,
+            "not in the publication",
+            "ALTER PUBLICATION \"highwater\" ADD TABLE parts;",
+        ),
+        (TableFacts { unlogged: true, ..good() }, whole, Grade::Fail, "unlogged", "ALTER TABLE parts SET LOGGED;"),
+        (TableFacts { kind: 'f', ..good() }, whole, Grade::Fail, "foreign", "map the table on its own server"),
+        (TableFacts { kind: 'v', ..good() }, whole, Grade::Fail, "view", "map the tables behind it"),
+        (
+            TableFacts { schema_usable: false, ..good() },
+            whole,
+            Grade::Fail,
+            "schema",
+            "GRANT USAGE ON SCHEMA \"public\" TO \"reader\";",
+        ),
+        (
+            TableFacts { readable: false, ..good() },
+            whole,
+            Grade::Fail,
+            "cannot be read",
+            "GRANT SELECT ON parts TO \"reader\";",
+        ),
+        (
+            TableFacts { rows_hidden: true, ..good() },
+            whole,
+            Grade::Fail,
+            "row security",
+            "ALTER ROLE \"reader\" BYPASSRLS;",
+        ),
+        (
+            TableFacts { cut_off: vec!["description".into()], ..good() },
+            whole,
+            Grade::Fail,
+            "column list without description",
+            republish,
+        ),
+        (
+            TableFacts { odd_partitions: vec!["parts_1".into()], kind: 'p', ..good() },
+            by_root,
+            Grade::Warn,
+            "parts_1",
+            "ALTER TABLE parts_1 REPLICA IDENTITY FULL;",
+        ),
+        (KEYED(good()), whole, Grade::Warn, "long values of description", full),
+    ];
+    for (table, publication, grade, text, remedy) in cases {
+        let shown = format!("{table:?}");
+        let found = judge(table, true, publication);
+        assert_eq!(found.len(), 1, "{shown}: {found:?}");
+        assert_eq!((found[0].0, found[0].2.as_str()), (grade, remedy), "{shown}");
+        assert!(found[0].1.contains(text), "{shown}: {found:?}");
+    }
+}
+
+#[test]
+fn what_makes_the_server_refuse_the_shops_writes_forbids_the_start() {
+    let nothing = TableFacts { identity: 'n', identity_columns: Vec::new(), ..good() };
+    let filtered = TableFacts { filter_columns: vec!["is_active".into()], ..KEYED(good()) };
+    for table in [nothing, filtered] {
+        let found = judge(table, false, Publication::WHOLE);
+        assert_eq!((found[0].0, found[0].2.as_str()), (Grade::Fail, "ALTER TABLE parts REPLICA IDENTITY FULL;"));
+        assert!(found[0].1.contains("refuses the shop's updates"), "{found:?}");
+    }
+    let by_key = TableFacts { filter_columns: vec!["id".into()], ..good() };
+    assert_eq!(judge(by_key, true, Publication::WHOLE), []);
+    let inserts = Publication { update: false, delete: false, ..Publication::WHOLE };
+    let nothing = TableFacts { identity: 'n', identity_columns: Vec::new(), ..good() };
+    assert!(
+        judge(nothing, false, inserts).iter().all(|found| found.0 == Grade::Warn),
+        "only updates and deletes need it"
+    );
+}
+
+#[test]
+fn a_published_table_that_nothing_reads_is_named_unless_the_history_does() {
+    let other = TableFacts { name: "users".into(), sql_name: "users".into(), ..good() };
+    assert_eq!(judge(other.clone(), true, Publication::WHOLE), []);
+    let found = judge(other.clone(), false, Publication::WHOLE);
+    assert_eq!(found[0].2, "ALTER PUBLICATION \"highwater\" DROP TABLE users;");
+    let all = Publication { all_tables: true, ..Publication::WHOLE };
+    assert_eq!(judge(other, false, all), []);
+    let audited = TableFacts { name: "users".into(), sql_name: "users".into(), toastable: Vec::new(), ..KEYED(good()) };
+    let found = judge(audited, true, Publication::WHOLE);
+    assert_eq!(found[0].2, "ALTER TABLE users REPLICA IDENTITY FULL;");
+    let own =
+        TableFacts { name: "highwater.x".into(), sql_name: "highwater.x".into(), schema: "highwater".into(), ..good() };
+    assert!(judge(own, true, Publication::WHOLE)[0].1.contains("Highwater's own"));
+}
+
+#[test]
+fn a_missing_table_names_the_line_that_asks_for_it_and_the_nearest_name() {
+    let near = TableFacts { name: "part".into(), sql_name: "part".into(), ..good() };
+    let mut source = source();
+    source.map.retain(|entry| entry.table.value == "parts");
+    let judge = Judge { source: &source, history: true, role: "reader", publication: Some(Publication::WHOLE) };
+    let mut report = Report::default();
+    judge.judge(&[near], &mut report);
+    let text = &report.findings()[0].text;
+    assert!(text.starts_with("does not exist, though built-in config.toml:"), "{text}");
+    assert!(text.ends_with("did you mean `part`?"), "{text}");
+}
