@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
-use highwater::operate::{check, replay, status};
+use highwater::operate::{check, dead_letters, replay, status};
 use highwater::roles::{Config, Role};
 use highwater::running::told;
 
@@ -42,11 +42,47 @@ enum Command {
         /// What the process will be; everything if none is named.
         roles: Vec<RoleName>,
     },
+    /// What could not be applied, and its second chance.
+    DeadLetters {
+        #[command(subcommand)]
+        command: DeadLetters,
+    },
     /// Shows how far capture and the workers are. Exit code 1 if a server did not answer.
     Status {
         /// Shows it as JSON.
         #[arg(long)]
         json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum DeadLetters {
+    /// Shows the newest fifty that wait, newest first.
+    List {
+        /// Only those of one worker: capture, cache, audit or storefront.
+        #[arg(long)]
+        worker: Option<String>,
+        /// All of them, also those whose retry has worked.
+        #[arg(long)]
+        all: bool,
+        /// One JSON object for each line.
+        #[arg(long)]
+        json: bool,
+        /// Also the original bytes, which hold row data.
+        #[arg(long)]
+        payload: bool,
+    },
+    /// Applies letters again, each by its worker's way. Exit code 1 if one could not be; it stays.
+    Retry {
+        /// Those at these offsets of the dead letters, as `list` shows them.
+        #[arg(long, num_args = 1.., conflicts_with_all = ["worker", "all"])]
+        offset: Vec<i64>,
+        /// All that wait of one worker.
+        #[arg(long, conflicts_with = "all")]
+        worker: Option<String>,
+        /// All that wait.
+        #[arg(long, required_unless_present_any = ["offset", "worker"])]
+        all: bool,
     },
 }
 
@@ -120,6 +156,7 @@ fn execute(command: Command, config: Config) -> Result<ExitCode> {
             println!("{report}");
             Ok(if report.can_start() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Command::DeadLetters { command } => runtime.block_on(dead_letters(&config, command)),
         Command::Status { json } => {
             let status = runtime.block_on(status::status(&config));
             if json {
@@ -133,6 +170,33 @@ fn execute(command: Command, config: Config) -> Result<ExitCode> {
     // What hangs past its deadline must not keep the process.
     runtime.shutdown_background();
     outcome
+}
+
+async fn dead_letters(config: &Config, command: DeadLetters) -> Result<ExitCode> {
+    match command {
+        DeadLetters::List { worker, all, json, payload } => {
+            let letters = dead_letters::list(&config.topics, &dead_letters::List { worker, all, payload }).await?;
+            for letter in &letters {
+                if json {
+                    println!("{}", serde_json::to_string(letter)?);
+                } else {
+                    println!("{letter}");
+                }
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        DeadLetters::Retry { offset, worker, all: _ } => {
+            let chosen = match worker {
+                Some(worker) => dead_letters::Chosen::Worker(worker),
+                None if offset.is_empty() => dead_letters::Chosen::All,
+                None => dead_letters::Chosen::Offsets(offset),
+            };
+            let outcomes = dead_letters::retry(config, &chosen, |outcome| println!("{outcome}")).await?;
+            let done = outcomes.iter().filter(|outcome| outcome.result.is_ok()).count();
+            println!("{done} of {} done", outcomes.len());
+            Ok(if done == outcomes.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
 }
 
 /// Returns the named roles once each, in the order in which a change reaches them.

@@ -3,12 +3,19 @@
 use highwater_kafka::{Error, Record, Writer};
 
 /// Headers that say where a dead letter comes from; the record's own headers follow them.
-const REASON: &str = "reason";
-const WORKER: &str = "worker";
-const TOPIC: &str = "topic";
-const PARTITION: &str = "partition";
-const OFFSET: &str = "offset";
-const KEY: &str = "key";
+pub const REASON: &str = "reason";
+/// Who could not apply it.
+pub const WORKER: &str = "worker";
+/// Where it stood.
+pub const TOPIC: &str = "topic";
+/// Where it stood.
+pub const PARTITION: &str = "partition";
+/// Where it stood.
+pub const OFFSET: &str = "offset";
+/// Its key there.
+pub const KEY: &str = "key";
+/// How many of the headers are the letter's own.
+pub const OWN_HEADERS: usize = 6;
 
 /// Writes a record to the dead letters. Its key there is `<worker>/<topic>/<partition>/<offset>`, the same at every attempt.
 pub(super) async fn write(

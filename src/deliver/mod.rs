@@ -8,7 +8,7 @@
 
 mod backoff;
 mod counted;
-mod dead_letter;
+pub mod dead_letter;
 mod lag;
 mod lane;
 mod newer;

@@ -2,6 +2,7 @@
 
 pub mod check;
 mod database;
+pub mod dead_letters;
 pub mod replay;
 pub mod status;
 

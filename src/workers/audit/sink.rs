@@ -117,6 +117,17 @@ impl Log {
         Ok(Appended::Rows(appended))
     }
 
+    /// Appends rows that the worker passed by, wherever it is now; returns how many are new. Its progress stays.
+    ///
+    /// # Errors
+    /// What PostgreSQL said; then nothing was appended, or, where the connection was lost, all or nothing.
+    pub async fn append_late(&mut self, rows: &[AuditRow]) -> Result<u64, Error> {
+        let mut transaction = self.client.transaction().await?;
+        let appended = append_rows(&mut transaction, &self.append, rows).await?;
+        transaction.commit().await?;
+        Ok(appended)
+    }
+
     /// Makes the partitions of the given days (`2026-11-21`), of today, and of the two days after.
     ///
     /// # Errors

@@ -166,7 +166,7 @@ fn note_latency(batch: &Batch<'_>) {
     }
 }
 
-async fn within<T>(timeout: Duration, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+pub(super) async fn within<T>(timeout: Duration, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let late = Error::Timeout { waiting_for: "the answer of the audit log".to_owned(), after: timeout };
     tokio::time::timeout(timeout, answer).await.unwrap_or(Err(late))
 }
