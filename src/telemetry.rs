@@ -14,6 +14,9 @@ use highwater::running::{LogFormat, Settings};
 const SECONDS: [f64; 16] =
     [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0];
 
+/// Histogram buckets for sizes: records, changes, bytes.
+const SIZES: [f64; 9] = [1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e9];
+
 /// Sends logs to standard error.
 ///
 /// # Errors
@@ -32,7 +35,7 @@ pub(crate) fn start_logs(settings: &Settings) -> Result<()> {
     tracing_subscriber::registry().with(layer.with_filter(filter)).try_init().context("cannot start the logs")
 }
 
-/// Collects metrics; histograms named `…_seconds` and `…_ms` have buckets of these units.
+/// Collects metrics; histograms named `…_seconds` and `…_ms` have buckets of these units, all others those of sizes.
 ///
 /// # Errors
 /// If the process has a recorder already.
@@ -41,6 +44,7 @@ pub(crate) fn start_metrics() -> Result<PrometheusHandle> {
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
         .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_ms".to_owned()), &millis))
+        .and_then(|builder| builder.set_buckets(&SIZES))
         .and_then(PrometheusBuilder::install_recorder)
         .context("cannot start the metrics")
 }

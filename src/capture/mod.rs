@@ -20,6 +20,7 @@ mod tables;
 mod through;
 mod transaction;
 mod visible;
+mod watch;
 mod work;
 
 use std::time::{Duration, Instant};
@@ -32,6 +33,7 @@ pub use check::{Beginning, MappingCheck, check_mapping, look_at_beginning};
 pub use error::Error;
 pub(crate) use session::TRANSACTION_TIMEOUT;
 pub use settings::Settings;
+pub use watch::watch_slot;
 
 use crate::config::Source;
 use crate::running::{Attempts, Patience, Shutdown, Standing, told};
@@ -70,6 +72,7 @@ pub fn run(
     while !shutdown.is_cancelled() {
         let outcome = plan.open().and_then(|session| {
             standing.ready();
+            counter!("highwater_capture_sessions_started_total").increment(1);
             worked = true;
             attempts = Attempts::new(AGAIN);
             Loop::new(session, source.slot.clone(), settings, shutdown).run()
@@ -77,17 +80,27 @@ pub fn run(
         let Err(error) = outcome else { return Ok(()) };
         // Another capture at work is no fault: this one stands by, however long that takes.
         let stands_by = error.is_slot_busy();
+        counter!("highwater_capture_sessions_ended_total", "reason" => reason(&error)).increment(1);
         // It will be needed just when servers fail: from here on it is as patient as one that has worked.
         worked |= stands_by;
         if !error.is_transient() || (!worked && began.elapsed() > start_deadline) {
             return Err(error);
         }
         standing.waits_for(told(&error));
-        counter!("highwater_capture_sessions_ended_total").increment(1);
         let pause = attempts.failed(Duration::ZERO).unwrap_or(AGAIN.longest);
         warn!(error = told(&error), server = %source.database, brokers = topics.brokers, retry_in = ?pause, "capture will start a new session");
         runtime.block_on(async { tokio::time::timeout(pause, shutdown.cancelled()).await.ok() });
     }
     info!("capture stopped");
     Ok(())
+}
+
+/// Returns why a session ended, as a label.
+fn reason(error: &Error) -> &'static str {
+    match error {
+        error if error.is_slot_busy() => "slot_busy",
+        Error::Source(_) => "source",
+        Error::Producer(_) | Error::Topics(_) => "kafka",
+        _ => "refused",
+    }
 }

@@ -8,6 +8,7 @@ mod dead_letters;
 mod delivery;
 mod faults;
 mod kills;
+mod metrics;
 mod pipeline;
 mod process;
 mod shop;

@@ -1,0 +1,99 @@
+//! What METRICS.md says is what the code measures: every name in the one stands in the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use crate::process::{Pipeline, get};
+use crate::shop::{Shop, eventually};
+use crate::stack::root;
+
+/// Kind of metric by name, as the code's macros name them.
+fn in_the_code(folder: &Path, found: &mut BTreeMap<String, &'static str>) {
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    for entry in entries {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            in_the_code(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = std::fs::read_to_string(&path).expect("a source file");
+            for kind in ["counter", "gauge", "histogram"] {
+                for (at, call) in text.match_indices(&format!("{kind}!(")) {
+                    let behind = &text[at + call.len()..];
+                    let name = behind.trim_start().strip_prefix('"').and_then(|name| name.split_once('"'));
+                    let (name, _) =
+                        name.unwrap_or_else(|| panic!("{}: a {kind} without a literal name", path.display()));
+                    let other = found.insert(name.to_owned(), kind);
+                    assert!(other.is_none_or(|other| other == kind), "{name} is {kind} and {other:?}");
+                }
+            }
+        }
+    }
+}
+
+/// The rows of the table: name and kind, and whether every cell says something.
+fn in_the_table() -> BTreeMap<String, String> {
+    let path = root().join("docs/METRICS.md");
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut rows = BTreeMap::new();
+    for line in text.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        assert_eq!(cells.len(), 6, "name, type, unit, labels, meaning, alarm: {line}");
+        assert!(cells.iter().all(|cell| !cell.is_empty()), "an empty cell: {line}");
+        let name = cells[0].trim_matches('`').to_owned();
+        assert!(rows.insert(name.clone(), cells[1].to_owned()).is_none(), "{name} stands there twice");
+    }
+    rows
+}
+
+#[test]
+fn every_metric_of_the_code_stands_in_the_table_with_its_type_and_the_other_way_round() {
+    let mut code = BTreeMap::new();
+    in_the_code(&root().join("src"), &mut code);
+    in_the_code(&root().join("connectors"), &mut code);
+    assert!(code.len() > 20, "the search finds what there is: {code:?}");
+    let table = in_the_table();
+    let of_code: BTreeSet<&String> = code.keys().collect();
+    let of_table: BTreeSet<&String> = table.keys().collect();
+    assert_eq!(of_code, of_table, "left: the code, right: docs/METRICS.md");
+    for (name, kind) in &code {
+        assert_eq!(table[name], *kind, "{name}");
+    }
+}
+
+/// Returns the value of a metric without labels; `None` while there is none.
+async fn value(address: &str, name: &str) -> Option<f64> {
+    let text = get(address, "/metrics").await?;
+    let line = text.lines().find(|line| line.split([' ', '{']).next() == Some(name))?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_slot_is_measured_also_by_a_capture_that_stands_by() {
+    let shop = Shop::open("metrics_slot", 10).await;
+    let mut first = shop.pipeline(&["capture"]).await;
+    let operate = shop.endpoints.variables["HIGHWATER_OPERATE_LISTEN"].clone();
+    eventually("the slot is measured", async || value(&operate, "highwater_slot_active").await == Some(1.0)).await;
+    assert_eq!(value(&operate, "highwater_capture_sessions_started_total").await, Some(1.0));
+    assert!(first.terminate().success());
+
+    // Somebody else holds the slot, and reads nothing.
+    let mut variables = shop.endpoints.variables.clone();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let operate = free.expect("a free port").to_string();
+    variables.insert("HIGHWATER_OPERATE_LISTEN".to_owned(), operate.clone());
+    let holder = shop.pipeline(&["capture"]).await;
+    let standby = Pipeline::start_with(&shop, &["capture"], &variables);
+    eventually("the one that stands by measures", async || {
+        value(&operate, "highwater_slot_measured_timestamp_seconds").await.is_some()
+            && value(&operate, "highwater_slot_retained_bytes").await.is_some()
+    })
+    .await;
+    eventually("it says why it has no session", async || {
+        let metrics = get(&operate, "/metrics").await.unwrap_or_default();
+        metrics.contains("highwater_capture_sessions_ended_total{reason=\"slot_busy\"}")
+    })
+    .await;
+    holder.kill();
+    drop(standby);
+    shop.close().await;
+}
