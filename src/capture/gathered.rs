@@ -55,12 +55,20 @@ impl Gathered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::draft::{Heading, Stamp, Topic};
+    use crate::events::draft::{Drafts, Heading, Stamp, Topic};
+    use crate::events::json::commit_time;
 
     fn draft(seq: u32, bytes: usize) -> Draft {
-        let stamp = Stamp { source: "/highwater/shop", timeline: 1, lsn: 16, time_us: 0, xid: None };
-        let heading = Heading { id_tail: &[b"history"], subject: b"part/1", entity: b"1" };
-        let mut draft = Draft::begin(Topic::History, &stamp, stamp.position(seq), "history.insert", heading);
+        let stamp = Stamp { source: "/highwater/shop", timeline: 1, lsn: 16, time: commit_time(0), xid: None };
+        let heading = Heading { id_tail: &[b"history"], subject: &[b"part/1"], entity: b"1" };
+        let mut draft = Draft::begin(
+            &mut Drafts::default(),
+            Topic::History,
+            &stamp,
+            stamp.position(seq),
+            &["history.insert"],
+            heading,
+        );
         draft.value.resize(bytes, b' ');
         draft
     }

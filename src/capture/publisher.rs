@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use highwater_kafka::{AlternatingProducer, ProducerError, partition_for};
+use highwater_kafka::{AlternatingProducer, ProducerError, partition_of_hash};
 use highwater_postgres::Timestamp;
 use metrics::{Counter, counter, histogram};
 use serde_json::json;
@@ -15,7 +15,7 @@ use super::gathered::Gathered;
 use super::marks::Schedule;
 use super::progress::Progress;
 use super::settings::Settings;
-use crate::events::draft::{Draft, PartitionBy, Topic};
+use crate::events::draft::{Draft, Drafts, PartitionBy, Topic};
 use crate::events::envelope::{CONTENT_TYPE, CONTENT_TYPE_HEADER, MARK_KEY, POSITION_HEADER};
 use crate::events::mapping::spec::Family;
 use crate::events::mark::{Mark, write_mark};
@@ -43,6 +43,7 @@ pub(super) struct Publisher {
     records: usize,
     mark_bytes: Vec<u8>,
     gathered: Gathered,
+    drafts: Drafts,
     marks: Schedule,
 }
 
@@ -94,8 +95,14 @@ impl Publisher {
             records: 0,
             mark_bytes: Vec::with_capacity(512),
             gathered: Gathered::new(settings.history_gather),
+            drafts: Drafts::default(),
             marks: Schedule::new(3 * topics.partitions.unsigned_abs(), settings.mark, Instant::now()),
         }
+    }
+
+    /// Returns what events are written into before they are sent.
+    pub(super) fn drafts(&mut self) -> &mut Drafts {
+        &mut self.drafts
     }
 
     /// Returns CloudEvents' `source`.
@@ -121,7 +128,7 @@ impl Publisher {
     /// Sends an event, and the tombstone behind a delete; `live` events are counted for the marks.
     pub(super) fn send(&mut self, draft: Draft, live: bool) -> Result<(), Error> {
         if draft.topic != Topic::History {
-            return self.send_now(&draft, live);
+            return self.send_now(draft, live);
         }
         self.begin_if_needed()?;
         if self.gathered.push(draft, Instant::now()) {
@@ -132,15 +139,15 @@ impl Publisher {
 
     fn send_gathered(&mut self) -> Result<(), Error> {
         for draft in self.gathered.take() {
-            self.send_now(&draft, true)?;
+            self.send_now(draft, true)?;
         }
         Ok(())
     }
 
-    fn send_now(&mut self, draft: &Draft, live: bool) -> Result<(), Error> {
-        let partition = match &draft.partition_by {
-            PartitionBy::Key(key) => partition_for(key, self.partitions),
-            PartitionBy::Exactly(partition) => i32::try_from(*partition).unwrap_or(i32::MAX),
+    fn send_now(&mut self, draft: Draft, live: bool) -> Result<(), Error> {
+        let partition = match draft.partition_by {
+            PartitionBy::Hash(hash) => partition_of_hash(hash, self.partitions),
+            PartitionBy::Exactly(partition) => i32::try_from(partition).unwrap_or(i32::MAX),
         };
         self.begin_if_needed()?;
         let topic = self.names.events.of(draft.topic);
@@ -163,6 +170,7 @@ impl Publisher {
             self.progress.count(family, u32::try_from(partition).unwrap_or(0));
         }
         self.sent.of(draft.topic).increment(1);
+        self.drafts.recycle(draft);
         Ok(())
     }
 

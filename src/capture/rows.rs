@@ -2,6 +2,7 @@
 
 use highwater_postgres::Timestamp;
 use highwater_postgres::pgoutput::{Column, OldRow, TupleData};
+use smallvec::SmallVec;
 
 use super::error::Error;
 use super::feeds::Feed;
@@ -10,9 +11,13 @@ use super::through::Memory;
 use super::work::Work;
 use crate::events::draft::{Draft, Stamp};
 use crate::events::history::{write_history, write_history_truncation};
+use crate::events::json::commit_time;
 use crate::events::mapping::entry::Part;
 use crate::events::row::{Change, Row, Table, Value};
 use crate::events::state::{write_state_events, write_truncation};
+
+/// A row's values; most tables have no more columns than these, so that it needs no allocation.
+type Values<'a> = SmallVec<[Value<'a>; 24]>;
 
 /// A change of one row as the log sends it.
 #[derive(Clone, Copy)]
@@ -56,26 +61,28 @@ impl Work {
         let stamp = transaction.stamp(&source);
         learn(&mut self.through, feed, change);
         if self.history {
-            let draft = write_history(&feed.table, change, &stamp, seq, &transaction.context);
+            let drafts = self.publisher.drafts();
+            let draft = write_history(drafts, &feed.table, change, &stamp, seq, &transaction.context);
             if let Some(earlier) = transaction.push(draft) {
                 self.publisher.send(earlier, true)?;
             }
         }
         let mut refused = feed.broken.clone();
-        let mut drafts = Vec::new();
+        let mut events = SmallVec::<[Draft; 2]>::new();
         for (at, entry) in feed.entries.iter().enumerate() {
             let mut through = self.through.with(&mut self.primary, self.timeout);
-            let outcome = write_state_events(entry, change, &stamp, seq, &mut through, &mut drafts);
+            let drafts = self.publisher.drafts();
+            let outcome = write_state_events(entry, change, &stamp, seq, &mut through, drafts, &mut events);
             if let Some(error) = self.through.failure() {
                 return Err(error.into());
             }
-            if outcome.is_err() || !drafts.is_empty() {
+            if outcome.is_err() || !events.is_empty() {
                 overtake(&mut self.snapshot, &feed.table, at, change);
             }
             if let Err(error) = outcome {
                 refused = Some(format!("{}: {error}", entry.name));
             }
-            for draft in drafts.drain(..) {
+            for draft in events.drain(..) {
                 if let Some(earlier) = transaction.push(draft) {
                     self.publisher.send(earlier, true)?;
                 }
@@ -98,15 +105,17 @@ impl Work {
         self.snapshot.truncated(&table.name);
         let mut drafts: Vec<Draft> = Vec::new();
         if self.history {
-            drafts.push(write_history_truncation(table, &stamp, seq, &transaction.context));
+            drafts.push(write_history_truncation(self.publisher.drafts(), table, &stamp, seq, &transaction.context));
         }
         let mut topics = Vec::new();
         for family in feed.entries.iter().map(|entry| entry.family) {
             if !topics.contains(&family) {
                 topics.push(family);
                 let entries: Vec<_> = feed.entries.iter().filter(|entry| entry.family == family).collect();
-                let partitions = 0..self.publisher.partitions();
-                drafts.extend(partitions.map(|at| write_truncation(&entries, &table.name, &stamp, seq, at)));
+                for partition in 0..self.publisher.partitions() {
+                    let spare = self.publisher.drafts();
+                    drafts.push(write_truncation(spare, &entries, &table.name, &stamp, seq, partition));
+                }
             }
         }
         for draft in drafts {
@@ -123,8 +132,8 @@ impl Work {
         let source = self.publisher.source();
         let lsn = chunk.high - 1;
         let timeline = self.timelines.timeline_of(highwater_postgres::Lsn(lsn));
-        let stamp = Stamp { source: &source, timeline, lsn, time_us: Timestamp::now().0, xid: None };
-        let mut drafts = Vec::new();
+        let stamp = Stamp { source: &source, timeline, lsn, time: commit_time(Timestamp::now().0), xid: None };
+        let mut events = SmallVec::<[Draft; 2]>::new();
         for (at, row) in (0..).step_by(2).zip(&chunk.rows) {
             let row = values(row);
             let change = Change::Snapshot { new: &row };
@@ -137,7 +146,8 @@ impl Work {
                     continue;
                 }
                 let mut through = self.through.with(&mut self.primary, self.timeout);
-                let outcome = write_state_events(entry, change, &stamp, at, &mut through, &mut drafts);
+                let drafts = self.publisher.drafts();
+                let outcome = write_state_events(entry, change, &stamp, at, &mut through, drafts, &mut events);
                 if let Some(error) = self.through.failure() {
                     return Err(error.into());
                 }
@@ -145,7 +155,7 @@ impl Work {
                     let row = reference(&feed.table, change);
                     self.publisher.dead_letter(stamp.position(at), &row, &format!("{}: {error}", entry.name))?;
                 }
-                for draft in drafts.drain(..) {
+                for draft in events.drain(..) {
                     self.publisher.send(draft, false)?;
                 }
             }
@@ -157,7 +167,7 @@ impl Work {
 }
 
 /// Returns the values of a new row; what was not sent is an unchanged TOASTed value, which the old row may hold.
-fn new_values<'a>(new: TupleData<'a>, old: Option<&[Value<'a>]>) -> Vec<Value<'a>> {
+fn new_values<'a>(new: TupleData<'a>, old: Option<&[Value<'a>]>) -> Values<'a> {
     let value = |(at, column)| match column {
         Column::Null => Value::Null,
         Column::Text(text) | Column::Binary(text) => Value::Text(text),
@@ -168,7 +178,7 @@ fn new_values<'a>(new: TupleData<'a>, old: Option<&[Value<'a>]>) -> Vec<Value<'a
 
 /// Returns the values of an old row, as far as the replica identity gives it: the rest of a key tuple is sent as null,
 /// and means nothing.
-fn old_values<'a>(table: &Table, old: &OldRow<'a>) -> Option<Vec<Value<'a>>> {
+fn old_values<'a>(table: &Table, old: &OldRow<'a>) -> Option<Values<'a>> {
     let (tuple, whole) = match old {
         OldRow::None => return None,
         OldRow::Key(tuple) => (tuple, false),

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::events::draft::{Draft, Stamp, Topic};
+use crate::events::json::{TimeText, commit_time};
 
 /// A transaction between its Begin and its Commit.
 #[derive(Debug)]
@@ -11,8 +12,7 @@ pub(super) struct Transaction {
     timeline: u32,
     /// Where its commit record starts.
     lsn: u64,
-    /// Commit time, microseconds since 2000-01-01.
-    time_us: i64,
+    time: TimeText,
     xid: u32,
     /// Who makes the changes from here on: JSON, empty while nobody has said so.
     pub(super) context: Vec<u8>,
@@ -21,13 +21,14 @@ pub(super) struct Transaction {
 }
 
 impl Transaction {
+    /// Begins one; `time_us` is its commit's time, microseconds since 2000-01-01.
     pub(super) fn begin(timeline: u32, lsn: u64, time_us: i64, xid: u32) -> Self {
-        Self { timeline, lsn, time_us, xid, context: Vec::new(), changes: 0, held: BTreeMap::new() }
+        Self { timeline, lsn, time: commit_time(time_us), xid, context: Vec::new(), changes: 0, held: BTreeMap::new() }
     }
 
     /// Returns what its events share.
     pub(super) fn stamp<'a>(&self, source: &'a str) -> Stamp<'a> {
-        Stamp { source, timeline: self.timeline, lsn: self.lsn, time_us: self.time_us, xid: Some(self.xid) }
+        Stamp { source, timeline: self.timeline, lsn: self.lsn, time: self.time, xid: Some(self.xid) }
     }
 
     /// Returns the ordinal of the next change: steps of two, because a change can be a delete here and a create there.
@@ -55,14 +56,15 @@ impl Transaction {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::draft::Heading;
+    use crate::events::draft::{Drafts, Heading};
     use crate::events::mapping::spec::Family;
 
     fn event(transaction: &mut Transaction, topic: Topic) -> Draft {
         let seq = transaction.next_seq();
         let stamp = transaction.stamp("/highwater/shop");
-        let heading = Heading { id_tail: &[b"x"], subject: b"part/1", entity: b"1" };
-        let mut draft = Draft::begin(topic, &stamp, stamp.position(seq), "stock.updated", heading);
+        let heading = Heading { id_tail: &[b"x"], subject: &[b"part/1"], entity: b"1" };
+        let mut draft =
+            Draft::begin(&mut Drafts::default(), topic, &stamp, stamp.position(seq), &["stock.updated"], heading);
         draft.finish(|out| out.extend_from_slice(b"{}"));
         draft
     }

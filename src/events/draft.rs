@@ -1,6 +1,8 @@
 //! An event's bytes while they are still in our hands, and the attributes that all events share.
 
-use super::json::{write_commit_time, write_number, write_string};
+use highwater_kafka::murmur2;
+
+use super::json::{TimeText, write_escaped, write_number, write_string};
 use super::mapping::spec::Family;
 use crate::position::Position;
 
@@ -22,8 +24,8 @@ pub struct Stamp<'a> {
     pub timeline: u32,
     /// Where the commit record starts.
     pub lsn: u64,
-    /// The commit's time, microseconds since 2000-01-01 UTC.
-    pub time_us: i64,
+    /// The commit's time.
+    pub time: TimeText,
     /// The transaction's id; `None` for snapshot rows.
     pub xid: Option<u32>,
 }
@@ -37,12 +39,20 @@ impl Stamp<'_> {
 }
 
 /// What chooses the partition of a record.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PartitionBy {
-    /// The hash of the part's id, or of the entity where there is no part.
-    Key(Vec<u8>),
+    /// The murmur2 hash of the part's id, or of the entity where there is no part.
+    Hash(u32),
     /// The event goes to every partition; this copy to this one.
     Exactly(u32),
+}
+
+impl PartitionBy {
+    /// Chooses by a key, as Kafka's own partitioner does.
+    #[must_use]
+    pub fn key(key: &[u8]) -> Self {
+        Self::Hash(murmur2(key))
+    }
 }
 
 /// An event that is written but for what only its transaction's end tells.
@@ -69,37 +79,48 @@ impl Draft {
     ///
     /// `id_tail` is what follows the position in the id, `/stock` for example.
     #[must_use]
-    pub fn begin(topic: Topic, stamp: &Stamp<'_>, position: Position, kind: &str, heading: Heading<'_>) -> Self {
-        let mut out = Vec::with_capacity(640);
-        out.extend_from_slice(b"{\"specversion\":\"1.0\",\"id\":");
-        let mut id = Vec::with_capacity(64);
-        id.extend_from_slice(&position.text());
+    pub fn begin(
+        drafts: &mut Drafts,
+        topic: Topic,
+        stamp: &Stamp<'_>,
+        position: Position,
+        kind: &[&str],
+        heading: Heading<'_>,
+    ) -> Self {
+        let mut draft = drafts.take(topic, position);
+        let out = &mut draft.value;
+        let position = position.text();
+        out.extend_from_slice(b"{\"specversion\":\"1.0\",\"id\":\"");
+        out.extend_from_slice(&position);
         for tail in heading.id_tail {
-            id.push(b'/');
-            id.extend_from_slice(tail);
+            out.push(b'/');
+            write_escaped(out, tail);
         }
-        write_string(&mut out, &id);
-        out.extend_from_slice(b",\"source\":");
-        write_string(&mut out, stamp.source.as_bytes());
+        out.extend_from_slice(b"\",\"source\":");
+        write_string(out, stamp.source.as_bytes());
         out.extend_from_slice(b",\"type\":\"");
-        out.extend_from_slice(kind.as_bytes());
-        out.extend_from_slice(b"\",\"subject\":");
-        write_string(&mut out, heading.subject);
-        out.extend_from_slice(b",\"time\":\"");
-        write_commit_time(&mut out, stamp.time_us);
+        for piece in kind {
+            out.extend_from_slice(piece.as_bytes());
+        }
+        out.extend_from_slice(b"\",\"subject\":\"");
+        for piece in heading.subject {
+            write_escaped(out, piece);
+        }
+        out.extend_from_slice(b"\",\"time\":\"");
+        out.extend_from_slice(&stamp.time);
         out.extend_from_slice(b"\",\"position\":\"");
-        out.extend_from_slice(&position.text());
+        out.extend_from_slice(&position);
         out.push(b'"');
         if let Some(xid) = stamp.xid {
             out.extend_from_slice(b",\"xid\":\"");
-            write_number(&mut out, xid);
+            write_number(out, xid);
             out.push(b'"');
         }
         out.extend_from_slice(b",\"entity\":");
-        write_string(&mut out, heading.entity);
-        let last_at = out.len();
-        let key = heading.entity.to_vec();
-        Self { topic, position, key, value: out, partition_by: PartitionBy::Exactly(0), deletes: false, last_at }
+        write_string(out, heading.entity);
+        draft.last_at = out.len();
+        draft.key.extend_from_slice(heading.entity);
+        draft
     }
 
     /// Appends an attribute whose value is a string, unless that is empty.
@@ -138,8 +159,38 @@ impl Draft {
 pub struct Heading<'a> {
     /// What follows the position in the id.
     pub id_tail: &'a [&'a [u8]],
-    /// What the event is about.
-    pub subject: &'a [u8],
+    /// What the event is about, in pieces.
+    pub subject: &'a [&'a [u8]],
     /// The record's key.
     pub entity: &'a [u8],
+}
+
+/// Drafts that were sent, to be written again: once the stream runs, no event allocates.
+#[derive(Debug, Default)]
+pub struct Drafts {
+    spare: Vec<Draft>,
+}
+
+impl Drafts {
+    /// As many as are under way between two sendings of gathered history.
+    const MOST: usize = 1024;
+    /// A larger one is not kept, so that one huge row does not hold its memory for good.
+    const LARGEST: usize = 8 * 1024;
+
+    /// Takes back a draft that was sent.
+    pub fn recycle(&mut self, draft: Draft) {
+        if self.spare.len() < Self::MOST && draft.value.capacity() <= Self::LARGEST {
+            self.spare.push(draft);
+        }
+    }
+
+    fn take(&mut self, topic: Topic, position: Position) -> Draft {
+        let (mut key, mut value) = match self.spare.pop() {
+            Some(draft) => (draft.key, draft.value),
+            None => (Vec::new(), Vec::with_capacity(1024)),
+        };
+        key.clear();
+        value.clear();
+        Draft { topic, position, key, value, partition_by: PartitionBy::Exactly(0), deletes: false, last_at: 0 }
+    }
 }

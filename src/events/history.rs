@@ -1,7 +1,7 @@
 //! Changes → history events: the whole story, rows as they stand in the table, with who did it.
 
-use super::draft::{Draft, Heading, Stamp, Topic};
-use super::json::write_string;
+use super::draft::{Draft, Drafts, Heading, Stamp, Topic};
+use super::json::{ShortText, write_string};
 use super::row::{Change, Row, Table, Value};
 
 /// Prefix of the transactional logical message that tells who made the changes after it.
@@ -21,14 +21,21 @@ pub fn context_json(content: &[u8]) -> Vec<u8> {
 
 /// Writes the history event of one change; `context` is JSON, empty where no application claimed the change.
 #[must_use]
-pub fn write_history(table: &Table, change: Change<'_>, stamp: &Stamp<'_>, seq: u32, context: &[u8]) -> Draft {
+pub fn write_history(
+    drafts: &mut Drafts,
+    table: &Table,
+    change: Change<'_>,
+    stamp: &Stamp<'_>,
+    seq: u32,
+    context: &[u8],
+) -> Draft {
     let (kind, old, new) = match change {
         Change::Insert { new } | Change::Snapshot { new } => ("history.insert", None, Some(new)),
         Change::Update { old, new } => ("history.update", old, Some(new)),
         Change::Delete { old } => ("history.delete", Some(old), None),
     };
     let keyed = new.or(old).unwrap_or(&[]);
-    let mut draft = begin(table, kind, keyed, stamp, seq);
+    let mut draft = begin(drafts, table, kind, keyed, stamp, seq);
     draft.finish(|out| {
         out.extend_from_slice(b"{\"table\":");
         write_string(out, table.name.as_bytes());
@@ -48,8 +55,14 @@ pub fn write_history(table: &Table, change: Change<'_>, stamp: &Stamp<'_>, seq: 
 
 /// Writes the history event of a truncated table.
 #[must_use]
-pub fn write_history_truncation(table: &Table, stamp: &Stamp<'_>, seq: u32, context: &[u8]) -> Draft {
-    let mut draft = begin(table, "history.truncate", &[], stamp, seq);
+pub fn write_history_truncation(
+    drafts: &mut Drafts,
+    table: &Table,
+    stamp: &Stamp<'_>,
+    seq: u32,
+    context: &[u8],
+) -> Draft {
+    let mut draft = begin(drafts, table, "history.truncate", &[], stamp, seq);
     draft.finish(|out| {
         out.extend_from_slice(b"{\"table\":");
         write_string(out, table.name.as_bytes());
@@ -59,17 +72,17 @@ pub fn write_history_truncation(table: &Table, stamp: &Stamp<'_>, seq: u32, cont
     draft
 }
 
-fn begin(table: &Table, kind: &str, keyed: Row<'_>, stamp: &Stamp<'_>, seq: u32) -> Draft {
-    let mut entity = table.name.as_bytes().to_vec();
+fn begin(drafts: &mut Drafts, table: &Table, kind: &str, keyed: Row<'_>, stamp: &Stamp<'_>, seq: u32) -> Draft {
+    let mut entity = ShortText::from_slice(table.name.as_bytes());
     for (at, column) in table.primary_key.iter().enumerate() {
         if let Some(Value::Text(text)) = keyed.get(*column) {
             entity.push(if at == 0 { b'/' } else { b',' });
             entity.extend_from_slice(text);
         }
     }
-    let heading = Heading { id_tail: &[b"history"], subject: table.name.as_bytes(), entity: &entity };
+    let heading = Heading { id_tail: &[b"history"], subject: &[table.name.as_bytes()], entity: &entity };
     // The topic has one partition, so that its order is the order of commits.
-    Draft::begin(Topic::History, stamp, stamp.position(seq), kind, heading)
+    Draft::begin(drafts, Topic::History, stamp, stamp.position(seq), &[kind], heading)
 }
 
 fn write_columns(out: &mut Vec<u8>, table: &Table, row: Row<'_>, columns: impl Iterator<Item = usize>) {

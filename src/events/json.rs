@@ -2,6 +2,9 @@
 //!
 //! Promise: what is written parses, whatever the bytes; no serde on the publish path.
 
+/// A text that is short in nearly all events, so that it needs no allocation then.
+pub type ShortText = smallvec::SmallVec<[u8; 128]>;
+
 /// How a column's text becomes a JSON value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
@@ -59,11 +62,16 @@ static ESCAPED: [bool; 256] = {
 /// Bytes that are not UTF-8, which only a database of encoding `SQL_ASCII` sends, become U+FFFD.
 pub fn write_string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
+    write_escaped(out, text);
+    out.push(b'"');
+}
+
+/// Appends what stands between the quotes of a JSON string.
+pub fn write_escaped(out: &mut Vec<u8>, text: &[u8]) {
     match std::str::from_utf8(text) {
         Ok(_) => escape(out, text),
         Err(_) => escape(out, String::from_utf8_lossy(text).as_bytes()),
     }
-    out.push(b'"');
 }
 
 fn escape(out: &mut Vec<u8>, text: &[u8]) {
@@ -118,26 +126,25 @@ fn write_time(out: &mut Vec<u8>, text: &[u8]) {
 /// Microseconds from the Unix epoch to 2000-01-01, where PostgreSQL's clock begins.
 const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
-/// Appends a commit time, given in microseconds since 2000-01-01, as RFC 3339 with six digits and Z, without quotes.
-pub fn write_commit_time(out: &mut Vec<u8>, postgres_us: i64) {
+/// A commit time as RFC 3339 with six digits and Z.
+pub type TimeText = [u8; 27];
+
+/// Returns a commit time, given in microseconds since 2000-01-01, as text.
+#[must_use]
+pub fn commit_time(postgres_us: i64) -> TimeText {
     let unix_us = postgres_us.saturating_add(POSTGRES_EPOCH_US);
     let (seconds, micros) = (unix_us.div_euclid(1_000_000), unix_us.rem_euclid(1_000_000));
     let (days, second_of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let (year, month, day) = civil_from_days(days);
-    digits(out, year, 4);
-    out.push(b'-');
-    digits(out, month, 2);
-    out.push(b'-');
-    digits(out, day, 2);
-    out.push(b'T');
-    digits(out, second_of_day / 3600, 2);
-    out.push(b':');
-    digits(out, second_of_day / 60 % 60, 2);
-    out.push(b':');
-    digits(out, second_of_day % 60, 2);
-    out.push(b'.');
-    digits(out, micros, 6);
-    out.push(b'Z');
+    let mut text = *b"0000-00-00T00:00:00.000000Z";
+    digits(&mut text[..4], year);
+    digits(&mut text[5..7], month);
+    digits(&mut text[8..10], day);
+    digits(&mut text[11..13], second_of_day / 3600);
+    digits(&mut text[14..16], second_of_day / 60 % 60);
+    digits(&mut text[17..19], second_of_day % 60);
+    digits(&mut text[20..26], micros);
+    text
 }
 
 /// Returns year, month and day of a day number counted from 1970-01-01 in the Gregorian calendar
@@ -154,20 +161,16 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
-fn digits(out: &mut Vec<u8>, mut value: i64, width: usize) {
-    let start = out.len();
-    out.resize(start + width, b'0');
-    for digit in out[start..].iter_mut().rev() {
-        *digit = b'0' + u8::try_from(value % 10).unwrap_or(0);
+fn digits(places: &mut [u8], mut value: i64) {
+    for place in places.iter_mut().rev() {
+        *place = b'0' + u8::try_from(value % 10).unwrap_or(0);
         value /= 10;
     }
 }
 
 /// Appends a number.
-pub fn write_number(out: &mut Vec<u8>, value: impl Into<i64>) {
-    use std::io::Write as _;
-    // Writing to a Vec cannot fail.
-    let _ = write!(out, "{}", value.into());
+pub fn write_number(out: &mut Vec<u8>, value: impl itoa::Integer) {
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
 #[cfg(test)]
@@ -178,12 +181,6 @@ mod tests {
     fn written(encoding: Encoding, text: &str) -> String {
         let mut out = Vec::new();
         encoding.write(&mut out, text.as_bytes());
-        String::from_utf8(out).unwrap()
-    }
-
-    fn commit_time(postgres_us: i64) -> String {
-        let mut out = Vec::new();
-        write_commit_time(&mut out, postgres_us);
         String::from_utf8(out).unwrap()
     }
 
@@ -216,9 +213,9 @@ mod tests {
 
     #[test]
     fn a_commit_time_has_six_digits_and_the_right_day() {
-        assert_eq!(commit_time(0), "2000-01-01T00:00:00.000000Z");
-        assert_eq!(commit_time(848_484_000_123_456), "2026-11-20T10:00:00.123456Z");
-        assert_eq!(commit_time(5_097_600_000_000 - 1), "2000-02-28T23:59:59.999999Z");
-        assert_eq!(commit_time(5_097_600_000_000), "2000-02-29T00:00:00.000000Z");
+        assert_eq!(&commit_time(0), b"2000-01-01T00:00:00.000000Z");
+        assert_eq!(&commit_time(848_484_000_123_456), b"2026-11-20T10:00:00.123456Z");
+        assert_eq!(&commit_time(5_097_600_000_000 - 1), b"2000-02-28T23:59:59.999999Z");
+        assert_eq!(&commit_time(5_097_600_000_000), b"2000-02-29T00:00:00.000000Z");
     }
 }

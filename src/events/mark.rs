@@ -1,6 +1,6 @@
 //! Marks: "every change below bound P that belongs in this partition stands before me".
 
-use super::json::{write_commit_time, write_number, write_string};
+use super::json::{commit_time, write_number, write_string};
 use crate::position::Bound;
 
 /// What a mark says.
@@ -34,14 +34,14 @@ pub fn write_mark(out: &mut Vec<u8>, mark: &Mark<'_>) {
     out.push(b'/');
     write_number(out, mark.partition);
     out.push(b'/');
-    out.extend_from_slice(mark.number.to_string().as_bytes());
+    write_number(out, mark.number);
     out.extend_from_slice(b"\",\"source\":");
     write_string(out, mark.source.as_bytes());
     out.extend_from_slice(b",\"type\":\"mark\",\"time\":\"");
-    write_commit_time(out, mark.time_us);
+    out.extend_from_slice(&commit_time(mark.time_us));
     out.extend_from_slice(b"\",\"position\":\"");
     out.extend_from_slice(&bound);
     out.extend_from_slice(b"\",\"count\":\"");
-    out.extend_from_slice(mark.count.to_string().as_bytes());
+    write_number(out, mark.count);
     out.extend_from_slice(if mark.complete { b"\",\"complete\":true}" } else { b"\",\"complete\":false}" });
 }

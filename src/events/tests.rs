@@ -6,7 +6,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
-use super::draft::{Draft, PartitionBy, Stamp};
+use super::draft::{Draft, Drafts, PartitionBy, Stamp};
 use super::envelope::Envelope;
 use super::history::{context_json, write_history, write_history_truncation};
 use super::json::Encoding;
@@ -19,8 +19,13 @@ use super::state::{ThroughRows, Unmappable, write_state_events, write_truncation
 use crate::config::{Document, read_map};
 use crate::position::Bound;
 
-const STAMP: Stamp<'static> =
-    Stamp { source: "/highwater/shop", timeline: 1, lsn: 0xAB_CDEF, time_us: 848_570_400_123_456, xid: Some(7301) };
+const STAMP: Stamp<'static> = Stamp {
+    source: "/highwater/shop",
+    timeline: 1,
+    lsn: 0xAB_CDEF,
+    time: *b"2026-11-21T10:00:00.123456Z",
+    xid: Some(7301),
+};
 
 struct NoOtherRows;
 
@@ -106,9 +111,9 @@ fn row<'a>(values: &[&'a str]) -> Vec<Value<'a>> {
 }
 
 fn events(entry: &Entry, change: Change<'_>) -> Result<Vec<Draft>, Unmappable> {
-    let mut drafts = Vec::new();
-    write_state_events(entry, change, &STAMP, 2, &mut NoOtherRows, &mut drafts)?;
-    Ok(drafts)
+    let mut events = Vec::new();
+    write_state_events(entry, change, &STAMP, 2, &mut NoOtherRows, &mut Drafts::default(), &mut events)?;
+    Ok(events)
 }
 
 fn parsed(draft: &Draft) -> Json {
@@ -145,7 +150,7 @@ fn a_stock_update_says_what_changed_and_what_is_available() {
     drafts[0].mark_last(1);
     is_golden("stock", "stock.updated", &drafts[0].value);
     assert_eq!(drafts[0].key, b"42");
-    assert_eq!(drafts[0].partition_by, PartitionBy::Key(b"42".to_vec()));
+    assert_eq!(drafts[0].partition_by, PartitionBy::key(b"42"));
 }
 
 #[test]
@@ -281,7 +286,7 @@ fn a_row_of_no_part_is_placed_by_its_entity() {
     let entry = entry(&text, &part_images());
     let new = row(&["977", "42", "NULL", "/a", "NULL", "NULL", "1", "NULL", "1"]);
     let drafts = events(&entry, Change::Insert { new: &new }).unwrap();
-    assert_eq!(drafts[0].partition_by, PartitionBy::Key(b"image/977".to_vec()));
+    assert_eq!(drafts[0].partition_by, PartitionBy::key(b"image/977"));
     assert_eq!(parsed(&drafts[0])["subject"], "image/977");
     assert!(parsed(&drafts[0])["data"].get("part_id").is_none());
 }
@@ -309,7 +314,7 @@ price_type = { value = 'base' }
 #[test]
 fn a_truncation_is_one_record_for_every_partition() {
     let entry = entry(STOCK, &stock_levels());
-    let draft = write_truncation(&[&entry], "stock_levels", &STAMP, 4, 3);
+    let draft = write_truncation(&mut Drafts::default(), &[&entry], "stock_levels", &STAMP, 4, 3);
     is_golden("truncated", "catalog.truncated", &draft.value);
     assert_eq!((draft.key.as_slice(), &draft.partition_by), (&b"truncate/stock_levels"[..], &PartitionBy::Exactly(3)));
     assert_eq!(Envelope::parse(&draft.value).unwrap().truncated_table(), Some("stock_levels"));
@@ -323,7 +328,7 @@ fn a_truncation_names_every_kind_of_content_that_its_table_feeds() {
         );
         entry(&text, &table("parts", &[("id", 20), ("name", 25)]))
     };
-    let draft = write_truncation(&[&kind("part"), &kind("seo")], "parts", &STAMP, 4, 0);
+    let draft = write_truncation(&mut Drafts::default(), &[&kind("part"), &kind("seo")], "parts", &STAMP, 4, 0);
     is_valid("truncated", &parsed(&draft));
     assert_eq!(parsed(&draft)["data"], json!({ "table": "parts", "entries": ["part", "seo"] }));
 }
@@ -335,7 +340,7 @@ fn history_tells_both_rows_who_did_it_and_how_many_changes_there_were() {
     let new = row(&["9", "42", "3", "3", "NULL", "8", "2026-11-21 10:00:00.5+00", "A1"]);
     let context = context_json(br#"{"user_id": 7, "reason": "count"}"#);
     let change = Change::Update { old: Some(&old), new: &new };
-    let mut draft = write_history(&table, change, &STAMP, 0, &context);
+    let mut draft = write_history(&mut Drafts::default(), &table, change, &STAMP, 0, &context);
     draft.mark_last(5);
     is_golden("history", "history.update", &draft.value);
     let data = &parsed(&draft)["data"];
@@ -344,7 +349,7 @@ fn history_tells_both_rows_who_did_it_and_how_many_changes_there_were() {
         (&json!({ "id": 9 }), &json!(5), &json!(7))
     );
     assert_eq!(data["new"]["updated_at"], "2026-11-21 10:00:00.5+00", "no RFC 3339 in history");
-    let truncation = write_history_truncation(&table, &STAMP, 2, b"");
+    let truncation = write_history_truncation(&mut Drafts::default(), &table, &STAMP, 2, b"");
     is_golden("history", "history.truncate", &truncation.value);
 }
 
@@ -366,7 +371,7 @@ fn a_mark_is_what_its_schema_says() {
         count: 12,
         complete: true,
         number: 99,
-        time_us: STAMP.time_us,
+        time_us: 848_570_400_123_456,
     };
     write_mark(&mut bytes, &mark);
     is_golden("mark", "mark", &bytes);
@@ -421,7 +426,7 @@ proptest! {
             draft.mark_last(1);
             Envelope::parse(&draft.value).unwrap();
         }
-        let mut history = write_history(&part_images(), change, &STAMP, 0, b"");
+        let mut history = write_history(&mut Drafts::default(), &part_images(), change, &STAMP, 0, b"");
         history.mark_last(1);
         Envelope::parse(&history.value).unwrap();
     }

@@ -29,7 +29,7 @@ pub use connection::{Connection, Isolation};
 pub use consumer::Consumer;
 pub use error::{Error, ProducerError};
 pub use last::last_record;
-pub use partition::{murmur2, partition_for};
+pub use partition::{murmur2, partition_for, partition_of_hash};
 pub use probe::Probe;
 pub use producer::{ProducerSettings, TransactionalProducer};
 pub use record::{ConsumerSettings, Record, Start, Watermarks};

@@ -34,9 +34,18 @@ pub fn murmur2(key: &[u8]) -> u32 {
 /// If `count` is not positive: a topic has at least one partition.
 #[must_use]
 pub fn partition_for(key: &[u8], count: i32) -> i32 {
+    partition_of_hash(murmur2(key), count)
+}
+
+/// Returns the partition of a key with this [`murmur2`] hash.
+///
+/// # Panics
+///
+/// As [`partition_for`].
+#[must_use]
+pub fn partition_of_hash(hash: u32, count: i32) -> i32 {
     assert!(count > 0, "a topic has at least one partition, not {count}");
-    let positive = (murmur2(key) & 0x7fff_ffff).cast_signed();
-    positive % count
+    (hash & 0x7fff_ffff).cast_signed() % count
 }
 
 #[cfg(test)]

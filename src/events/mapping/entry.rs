@@ -2,7 +2,7 @@
 
 use super::spec::Family;
 use super::template::Template;
-use crate::events::json::{Encoding, write_number, write_string};
+use crate::events::json::{Encoding, ShortText, write_number, write_string};
 use crate::events::row::{Row, Value};
 
 /// One table feeding one event.
@@ -74,9 +74,9 @@ pub(super) struct StockColumns {
 pub enum Difference {
     /// Nothing that the event shows.
     None,
-    /// These fields, comma-separated.
-    Fields(String),
-    /// The old row was not sent, so nobody can tell.
+    /// These fields differ, of which one counts.
+    Fields,
+    /// The old row was not sent whole, so nobody can tell.
     NotKnown,
 }
 
@@ -166,40 +166,38 @@ impl Entry {
     }
 
     /// Appends the entity, the record's key; `false` where the row does not give it.
-    pub fn write_entity(&self, out: &mut Vec<u8>, row: Row<'_>, part: Option<&[u8]>) -> bool {
+    pub fn write_entity(&self, out: &mut ShortText, row: Row<'_>, part: Option<&[u8]>) -> bool {
         self.entity.write(out, row, part)
     }
 
-    /// Appends the groups of the new row and of the old one, comma-separated, each once.
-    pub fn write_groups(&self, out: &mut Vec<u8>, rows: &[(Row<'_>, Option<&[u8]>)]) {
-        let mut names: Vec<Vec<u8>> = Vec::with_capacity(self.groups.len());
-        for (row, part) in rows {
-            for template in &self.groups {
-                let mut name = Vec::new();
-                // A comma would make two groups of one; it is written as in a URL.
-                if template.write(&mut name, row, *part) {
-                    let name = if name.contains(&b',') { escape_commas(&name) } else { name };
-                    if !names.contains(&name) {
-                        names.push(name);
-                    }
-                }
+    /// Appends the groups of a row to a comma-separated list, each once.
+    pub fn write_groups(&self, list: &mut ShortText, row: Row<'_>, part: Option<&[u8]>) {
+        for template in &self.groups {
+            let end = list.len();
+            if end > 0 {
+                list.push(b',');
             }
-        }
-        for (at, name) in names.iter().enumerate() {
-            if at > 0 {
-                out.push(b',');
+            let at = list.len();
+            if !template.write(list, row, part) {
+                list.truncate(end);
+                continue;
             }
-            out.extend_from_slice(name);
+            // A comma would make two groups of one; it is written as in a URL.
+            if list[at..].contains(&b',') {
+                let escaped = escape_commas(&list[at..]);
+                list.truncate(at);
+                list.extend_from_slice(&escaped);
+            }
+            let (before, name) = list.split_at(at);
+            if before.split(|byte| *byte == b',').any(|other| other == name) {
+                list.truncate(end);
+            }
         }
     }
 
-    /// Tells what an update does to this event.
+    /// Tells what an update does to this event, and appends the fields that differ, comma-separated.
     #[must_use]
-    pub fn difference(&self, old: Option<Row<'_>>, new: Row<'_>) -> Difference {
-        let Some(old) = old else {
-            return Difference::NotKnown;
-        };
-        let mut changed = String::new();
+    pub fn difference(&self, old: Row<'_>, new: Row<'_>, changed: &mut ShortText) -> Difference {
         let mut counts = false;
         for (field, prefix) in self.all_fields() {
             match field.source.differs(old, new) {
@@ -207,18 +205,18 @@ impl Entry {
                 Some(false) => {}
                 Some(true) => {
                     counts |= field.counts;
-                    push_name(&mut changed, prefix, &field.name);
+                    push_name(changed, prefix, &field.name);
                 }
             }
         }
         if !counts {
             return Difference::None;
         }
-        self.push_derived(&mut changed, old, new);
-        Difference::Fields(changed)
+        self.push_derived(changed, old, new);
+        Difference::Fields
     }
 
-    fn push_derived(&self, changed: &mut String, old: Row<'_>, new: Row<'_>) {
+    fn push_derived(&self, changed: &mut ShortText, old: Row<'_>, new: Row<'_>) {
         let Some(stock) = &self.stock else { return };
         let (old, new) = (stock.availability(old), stock.availability(new));
         let in_stock = |a: Availability| a.available.map(|available| available > 0);
@@ -234,8 +232,8 @@ impl Entry {
 
     /// Returns the names of the fields whose value was not sent, comma-separated.
     #[must_use]
-    pub fn unavailable(&self, row: Row<'_>) -> String {
-        let mut names = String::new();
+    pub fn unavailable(&self, row: Row<'_>) -> ShortText {
+        let mut names = ShortText::new();
         // Nearly always nothing: only then is the walk over the fields worth it.
         if row.contains(&Value::Unknown) {
             for (field, prefix) in self.all_fields() {
@@ -308,12 +306,12 @@ fn write_availability(out: &mut Vec<u8>, Availability { available, low }: Availa
     out.push(b',');
 }
 
-fn push_name(list: &mut String, prefix: &str, name: &str) {
+fn push_name(list: &mut ShortText, prefix: &str, name: &str) {
     if !list.is_empty() {
-        list.push(',');
+        list.push(b',');
     }
-    list.push_str(prefix);
-    list.push_str(name);
+    list.extend_from_slice(prefix.as_bytes());
+    list.extend_from_slice(name.as_bytes());
 }
 
 fn escape_commas(name: &[u8]) -> Vec<u8> {

@@ -1,5 +1,6 @@
 //! Templates such as `image/{id}` or `family:{parent_id|id}`: literal text and columns, the first that is not null.
 
+use crate::events::json::ShortText;
 use crate::events::row::{Row, Table, Value};
 
 /// The placeholder that stands for whatever column holds the part's id.
@@ -82,7 +83,7 @@ impl Template {
     }
 
     /// Appends the text for a row, or returns `false`, with `out` as it was, where a placeholder has no value.
-    pub(super) fn write(&self, out: &mut Vec<u8>, row: Row<'_>, part: Option<&[u8]>) -> bool {
+    pub(super) fn write(&self, out: &mut ShortText, row: Row<'_>, part: Option<&[u8]>) -> bool {
         let start = out.len();
         for piece in &self.pieces {
             match piece {

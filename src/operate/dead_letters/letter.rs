@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::deliver::dead_letter::{KEY, OFFSET, OWN_HEADERS, PARTITION, REASON, TOPIC, WORKER};
 use crate::events::envelope::{Envelope, POSITION_HEADER};
-use crate::events::json::write_commit_time;
+use crate::events::json::commit_time;
 
 /// Header of a note behind a letter: the letter's offset. Letters with the note's key up to there are settled.
 pub(super) const SETTLES: &str = "settles";
@@ -154,8 +154,7 @@ impl fmt::Display for Letter {
 /// Writes a time of Kafka, milliseconds since 1970, as RFC 3339.
 fn utc(time_ms: i64) -> String {
     const MICROS_TO_2000: i64 = 946_684_800_000_000;
-    let mut text = Vec::with_capacity(27);
-    write_commit_time(&mut text, time_ms.saturating_mul(1_000).saturating_sub(MICROS_TO_2000));
+    let text = commit_time(time_ms.saturating_mul(1_000).saturating_sub(MICROS_TO_2000));
     String::from_utf8_lossy(&text).into_owned()
 }
 
