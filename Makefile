@@ -1,7 +1,7 @@
 # Every command works on a fresh Debian 12 with a Rust toolchain: it installs what is missing, and says so.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test stack-up stack-down lint check-compose install
+.PHONY: help demo test bench-capture stack-up stack-down lint check-compose install
 
 help:  ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -11,6 +11,9 @@ demo:  ## Build, start the servers, run the pipeline on a live shop; CHECK=1: fo
 
 test:  ## Run every test, on servers of its own
 	@scripts/test
+
+bench-capture:  ## Measure capture beside its peers on this machine; the tables: bench/RESULTS.md
+	@scripts/bench-capture
 
 stack-up: install  ## Start PostgreSQL with two replicas, Redis and Kafka; their addresses: build/stack/env
 	@scripts/stack up

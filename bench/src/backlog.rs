@@ -1,0 +1,118 @@
+//! The backlog: written once, read by every run through a copy of one slot.
+//!
+//! The slot is made by Highwater itself on empty tables, with its snapshot done and its progress committed. Every run of
+//! Highwater starts from that progress record, so that no run reads a table.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use highwater_demo::schema::CAPTURED_TABLES;
+use serde_json::Value;
+
+use crate::source::Path;
+use crate::tools::highwater::{Highwater, start};
+use crate::{Arguments, Bench};
+
+/// The slot that all runs copy, and the prefix of the topics of the run that made it.
+const ORIGIN: &str = "bench_origin";
+/// Row changes in one transaction.
+pub(crate) const ROWS_PER_TRANSACTION: u64 = 100;
+/// How long the snapshot of empty tables may take.
+const SNAPSHOT_WITHIN: Duration = Duration::from_mins(1);
+
+pub(crate) struct Backlog {
+    pub(crate) slot: &'static str,
+    /// Row changes.
+    pub(crate) rows: u64,
+    /// Where the log ended when all was written.
+    pub(crate) end: String,
+    /// Bytes of log.
+    pub(crate) log_bytes: u64,
+    /// The progress that Highwater goes on from: key and value of its newest record.
+    pub(crate) progress: (Vec<u8>, Vec<u8>),
+}
+
+/// Half of a transaction's changes give new parts their stock level, the other half move it: a warehouse that is filled.
+/// Each is sent by itself: a block that commits may not stand in a transaction with others. Foreign keys and triggers are
+/// off, so that the stock levels can be all there is.
+const WRITE: [&str; 5] = [
+    "SET session_replication_role = replica",
+    "SET synchronous_commit = off",
+    "DO $$
+     BEGIN
+         FOR number IN 0 .. @TRANSACTIONS@ - 1 LOOP
+             INSERT INTO stock_levels (id, part_id, current_stock, reserved_quantity, min_stock_level)
+                 SELECT part, part, part % 500, part % 7, 10
+                 FROM generate_series(1000000 + number * @HALF@, 1000000 + number * @HALF@ + @HALF@ - 1) AS part;
+             UPDATE stock_levels
+                 SET current_stock = current_stock + 1, version = version + 1, updated_at = clock_timestamp()
+                 WHERE id BETWEEN 1000000 + number * @HALF@ AND 1000000 + number * @HALF@ + @HALF@ - 1;
+             COMMIT;
+         END LOOP;
+     END $$",
+    "SET synchronous_commit = on",
+    "RESET session_replication_role",
+];
+
+impl Backlog {
+    /// Empties the tables, makes the slot, and writes.
+    pub(crate) async fn write(bench: &Bench, arguments: &Arguments) -> Result<Self> {
+        let source = &bench.source;
+        let half = ROWS_PER_TRANSACTION / 2;
+        let transactions = arguments.rows / ROWS_PER_TRANSACTION;
+        if transactions * ROWS_PER_TRANSACTION != arguments.rows || transactions == 0 {
+            bail!("--rows has to be a multiple of {ROWS_PER_TRANSACTION}");
+        }
+        eprintln!("bench: making the slot, and a backlog of {} row changes", arguments.rows);
+        source.drop_slot(ORIGIN).await?;
+        let tables = CAPTURED_TABLES.join(", ");
+        source.client.batch_execute(&format!("TRUNCATE {tables} CASCADE")).await?;
+        let progress = origin(bench).await?;
+        let begins = source.text("SELECT pg_current_wal_insert_lsn()").await?;
+        for statement in WRITE {
+            let sql =
+                statement.replace("@TRANSACTIONS@", &transactions.to_string()).replace("@HALF@", &half.to_string());
+            source.client.batch_execute(&sql).await.context("the backlog could not be written")?;
+        }
+        let end = source.text("SELECT pg_current_wal_insert_lsn()").await?;
+        let log_bytes = source.text(&format!("SELECT pg_wal_lsn_diff('{end}', '{begins}')")).await?.parse()?;
+        // What would otherwise run beside the first measurements.
+        source.client.batch_execute("VACUUM ANALYZE stock_levels").await?;
+        source.client.batch_execute("CHECKPOINT").await?;
+        Ok(Self { slot: ORIGIN, rows: arguments.rows, end, log_bytes, progress })
+    }
+}
+
+/// Lets Highwater make the slot on the empty tables; returns the progress that it leaves.
+async fn origin(bench: &Bench) -> Result<(Vec<u8>, Vec<u8>)> {
+    bench.kafka.delete_prefix(ORIGIN).await?;
+    let tool = Highwater { history: false, path: Path::Tcp };
+    let mut process = start(bench, tool, ORIGIN, ORIGIN)?;
+    let topic = format!("{ORIGIN}.progress");
+    let deadline = Instant::now() + SNAPSHOT_WITHIN;
+    loop {
+        process.still_runs()?;
+        if let Some((_, value)) = bench.kafka.last_record(&topic)?
+            && is_complete(&value)?
+        {
+            break;
+        }
+        if Instant::now() > deadline {
+            bail!("the snapshot of empty tables was not done within {SNAPSHOT_WITHIN:?}\n{}", process.last_lines());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let status = process.terminate()?;
+    if !status.success() {
+        bail!("capture did not drain: {status}\n{}", process.last_lines());
+    }
+    let progress = bench.kafka.last_record(&topic)?.context("the progress is gone")?;
+    bench.kafka.delete_prefix(ORIGIN).await?;
+    Ok(progress)
+}
+
+/// Whether a progress record says that every captured table was read.
+fn is_complete(record: &[u8]) -> Result<bool> {
+    let progress: Value = serde_json::from_slice(record).context("the progress record is no JSON")?;
+    Ok(CAPTURED_TABLES.iter().all(|table| progress["snapshot"]["tables"][*table]["complete"] == true))
+}

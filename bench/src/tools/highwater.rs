@@ -1,0 +1,50 @@
+//! This project: the role `capture` alone, settings as shipped but for what is named here.
+
+use std::net::TcpListener;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::backlog::Backlog;
+use crate::process::Process;
+use crate::source::Path;
+use crate::{Bench, PARTITIONS};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Highwater {
+    pub(crate) history: bool,
+    pub(crate) path: Path,
+}
+
+/// Gives the run the progress of the slot that its own is a copy of: the tables were read, and nothing came since.
+pub(crate) async fn prepare(bench: &Bench, backlog: &Backlog, run: &str) -> Result<()> {
+    let topic = format!("{run}.progress");
+    // As capture makes it; it refuses a topic with other settings.
+    bench.kafka.make(&topic, 1, &[("cleanup.policy", "compact"), ("max.message.bytes", "16777216")]).await?;
+    let (key, value) = &backlog.progress;
+    bench.kafka.append(&topic, key, value).await
+}
+
+/// Starts capture on a slot, into topics with the prefix `run`.
+pub(crate) fn start(bench: &Bench, tool: Highwater, slot: &str, run: &str) -> Result<Process> {
+    let source = &bench.source;
+    // Nobody asks it; it only must not be another's.
+    let listen = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let mut command = Command::new(&bench.highwater);
+    // As shipped: what the caller's environment sets is another pipeline's.
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HIGHWATER_")) {
+        command.env_remove(name);
+    }
+    command
+        .args(["run", "capture", "--config", "config.toml"])
+        .env("HIGHWATER_SOURCE_DATABASE", source.capture_address(tool.path)?)
+        .env("HIGHWATER_SOURCE_PASSWORD", source.variable("HIGHWATER_SOURCE_PASSWORD")?)
+        .env("HIGHWATER_SOURCE_SLOT", slot)
+        .env("HIGHWATER_SOURCE_TOPIC_PREFIX", run)
+        .env("HIGHWATER_TOPICS_BROKERS", &bench.kafka.brokers)
+        .env("HIGHWATER_TOPICS_PARTITIONS", PARTITIONS.to_string())
+        .env("HIGHWATER_CAPTURE_HISTORY", tool.history.to_string())
+        .env("HIGHWATER_OPERATE_LISTEN", listen.to_string())
+        .envs(bench.settings.iter().map(|(name, value)| (name, value)));
+    Process::spawn(&mut command, &bench.folder.join("highwater.log"))
+}

@@ -1,0 +1,72 @@
+//! The tools that are measured. Each is started on a slot of its own, and says what it writes and when it is done.
+
+pub(crate) mod ceiling;
+pub(crate) mod debezium;
+pub(crate) mod highwater;
+
+use anyhow::Result;
+
+use crate::Bench;
+use crate::backlog::Backlog;
+use crate::process::Process;
+use crate::source::Path;
+use debezium::Debezium;
+use highwater::Highwater;
+
+/// A tool in one configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Tool {
+    /// `pg_recvlogical` with pgoutput to nowhere.
+    Ceiling(Path),
+    Highwater(Highwater),
+    Debezium(Debezium),
+}
+
+impl Tool {
+    /// All of them, in the order of a round.
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Ceiling(Path::Tcp),
+        Self::Ceiling(Path::Socket),
+        Self::Highwater(Highwater { history: false, path: Path::Tcp }),
+        Self::Highwater(Highwater { history: false, path: Path::Socket }),
+        Self::Highwater(Highwater { history: true, path: Path::Tcp }),
+        Self::Highwater(Highwater { history: true, path: Path::Socket }),
+        Self::Debezium(Debezium::Default),
+        Self::Debezium(Debezium::Tuned),
+    ];
+
+    pub(crate) fn name(self) -> String {
+        let path = |path| if path == Path::Tcp { "TCP" } else { "socket" };
+        match self {
+            Self::Ceiling(way) => format!("pg_recvlogical to nowhere, {}", path(way)),
+            Self::Highwater(tool) => {
+                format!("Highwater, history {}, {}", if tool.history { "on" } else { "off" }, path(tool.path))
+            }
+            Self::Debezium(tool) => {
+                format!("Debezium, {}, TCP", if tool == Debezium::Tuned { "tuned" } else { "default" })
+            }
+        }
+    }
+
+    /// Starts the tool on a slot; what it writes stands in topics with the prefix `run`.
+    pub(crate) async fn start(self, bench: &Bench, backlog: &Backlog, slot: &str, run: &str) -> Result<Process> {
+        match self {
+            Self::Ceiling(path) => ceiling::start(bench, path, slot, &backlog.end),
+            Self::Highwater(tool) => {
+                highwater::prepare(bench, backlog, run).await?;
+                highwater::start(bench, tool, slot, run)
+            }
+            Self::Debezium(tool) => debezium::start(bench, tool, slot, run).await,
+        }
+    }
+
+    /// Topics that each change is written to.
+    pub(crate) fn topics(self, run: &str) -> Vec<String> {
+        match self {
+            Self::Ceiling(_) => Vec::new(),
+            Self::Highwater(Highwater { history: false, .. }) => vec![format!("{run}.stock")],
+            Self::Highwater(Highwater { history: true, .. }) => vec![format!("{run}.stock"), format!("{run}.history")],
+            Self::Debezium(_) => vec![debezium::topic(run)],
+        }
+    }
+}
