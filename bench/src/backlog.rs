@@ -14,22 +14,23 @@ use crate::tools::highwater::{Highwater, start};
 use crate::{Arguments, Bench};
 
 /// The slot that all runs copy, and the prefix of the topics of the run that made it.
-const ORIGIN: &str = "bench_origin";
+pub(crate) const ORIGIN: &str = "bench_origin";
 /// Row changes in one transaction.
 pub(crate) const ROWS_PER_TRANSACTION: u64 = 100;
 /// How long the snapshot of empty tables may take.
 const SNAPSHOT_WITHIN: Duration = Duration::from_mins(1);
 
+/// What Highwater goes on from: key and value of its newest progress record.
+pub(crate) type Progress = (Vec<u8>, Vec<u8>);
+
 pub(crate) struct Backlog {
-    pub(crate) slot: &'static str,
     /// Row changes.
     pub(crate) rows: u64,
     /// Where the log ended when all was written.
     pub(crate) end: String,
     /// Bytes of log.
     pub(crate) log_bytes: u64,
-    /// The progress that Highwater goes on from: key and value of its newest record.
-    pub(crate) progress: (Vec<u8>, Vec<u8>),
+    pub(crate) progress: Progress,
 }
 
 /// Half of a transaction's changes give new parts their stock level, the other half move it: a warehouse that is filled.
@@ -64,9 +65,6 @@ impl Backlog {
             bail!("--rows has to be a multiple of {ROWS_PER_TRANSACTION}");
         }
         eprintln!("bench: making the slot, and a backlog of {} row changes", arguments.rows);
-        source.drop_slot(ORIGIN).await?;
-        let tables = CAPTURED_TABLES.join(", ");
-        source.client.batch_execute(&format!("TRUNCATE {tables} CASCADE")).await?;
         let progress = origin(bench).await?;
         let begins = source.text("SELECT pg_current_wal_insert_lsn()").await?;
         for statement in WRITE {
@@ -79,12 +77,15 @@ impl Backlog {
         // What would otherwise run beside the first measurements.
         source.client.batch_execute("VACUUM ANALYZE stock_levels").await?;
         source.client.batch_execute("CHECKPOINT").await?;
-        Ok(Self { slot: ORIGIN, rows: arguments.rows, end, log_bytes, progress })
+        Ok(Self { rows: arguments.rows, end, log_bytes, progress })
     }
 }
 
-/// Lets Highwater make the slot on the empty tables; returns the progress that it leaves.
-async fn origin(bench: &Bench) -> Result<(Vec<u8>, Vec<u8>)> {
+/// Empties the tables and lets Highwater make the slot on them; returns the progress that it leaves.
+pub(crate) async fn origin(bench: &Bench) -> Result<Progress> {
+    bench.source.drop_slot(ORIGIN).await?;
+    let tables = CAPTURED_TABLES.join(", ");
+    bench.source.client.batch_execute(&format!("TRUNCATE {tables} CASCADE")).await?;
     bench.kafka.delete_prefix(ORIGIN).await?;
     let tool = Highwater { history: false, path: Path::Tcp };
     let mut process = start(bench, tool, ORIGIN, ORIGIN)?;

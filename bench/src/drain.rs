@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
-use crate::backlog::{Backlog, ROWS_PER_TRANSACTION};
+use crate::backlog::{Backlog, ORIGIN, ROWS_PER_TRANSACTION};
 use crate::cost::{Cost, Meter, Readings, Watched, now_us};
 use crate::process::Process;
 use crate::report::{Median, grouped, provenance, table};
@@ -45,12 +45,11 @@ struct Outcome {
 
 pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<String> {
     let backlog = Backlog::write(bench, arguments).await?;
-    let wanted = |tool: &Tool| {
-        let name = tool.name().to_lowercase();
-        arguments.only.is_empty() || arguments.only.iter().any(|part| name.contains(&part.to_lowercase()))
-    };
-    let mut outcomes: Vec<Outcome> =
-        Tool::ALL.into_iter().filter(wanted).map(|tool| Outcome { tool, runs: Vec::new(), failure: None }).collect();
+    let mut outcomes: Vec<Outcome> = Tool::ALL
+        .into_iter()
+        .filter(|tool| arguments.wants(&tool.name()))
+        .map(|tool| Outcome { tool, runs: Vec::new(), failure: None })
+        .collect();
     eprintln!("bench: one drain that does not count, for a broker that was just started");
     if let Err(error) = drain(bench, &backlog, WARM_UP).await {
         eprintln!("bench: it failed: {error:#}");
@@ -77,19 +76,14 @@ pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<Stri
             }
         }
     }
-    clean(bench).await?;
+    bench.clean(RUN).await?;
     Ok(section(bench, &backlog, &outcomes, arguments.runs))
 }
 
-async fn clean(bench: &Bench) -> Result<()> {
-    bench.source.drop_slot(RUN).await?;
-    bench.kafka.delete_prefix(RUN).await
-}
-
 async fn drain(bench: &Bench, backlog: &Backlog, tool: Tool) -> Result<Run> {
-    clean(bench).await?;
-    bench.source.copy_slot(backlog.slot, RUN).await?;
-    let mut process = tool.start(bench, backlog, RUN, RUN).await?;
+    bench.clean(RUN).await?;
+    bench.source.copy_slot(ORIGIN, RUN).await?;
+    let mut process = tool.start(bench, &backlog.progress, &backlog.end, RUN, RUN).await?;
     let started = bench.source.streaming(RUN, &mut process).await?;
     let meter = Meter::start(Watched { tool: process.pid(), broker: bench.broker, walsender: started.walsender });
     let acknowledged = wait(bench, backlog, tool, &mut process, &meter).await?;

@@ -5,6 +5,7 @@
 mod backlog;
 mod cost;
 mod drain;
+mod latency;
 mod machine;
 mod process;
 mod report;
@@ -41,6 +42,9 @@ struct Arguments {
     /// Row changes of the backlog
     #[arg(long, default_value_t = 1_000_000)]
     rows: u64,
+    /// Length of a run under steady load, in seconds
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
     /// Only tools whose name contains one of these, comma-separated; then nothing is written to the results
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -55,10 +59,20 @@ struct Arguments {
     results: PathBuf,
 }
 
+impl Arguments {
+    /// Whether a tool is to be measured.
+    fn wants(&self, tool: &str) -> bool {
+        let name = tool.to_lowercase();
+        self.only.is_empty() || self.only.iter().any(|part| name.contains(&part.to_lowercase()))
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Scenario {
     /// A backlog of small transactions, as fast as each tool can
     Drain,
+    /// A steady load, and how late its changes are
+    Latency,
 }
 
 /// What every measurement needs.
@@ -95,6 +109,14 @@ impl Bench {
     }
 }
 
+impl Bench {
+    /// Removes what a run left: its slot, its topics.
+    async fn clean(&self, run: &str) -> Result<()> {
+        self.source.drop_slot(run).await?;
+        self.kafka.delete_prefix(run).await
+    }
+}
+
 fn setting(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
@@ -119,6 +141,9 @@ async fn measure(arguments: &Arguments) -> Result<()> {
     let mut sections = Vec::new();
     if wanted(Scenario::Drain) {
         sections.push(drain::measure(&bench, arguments).await?);
+    }
+    if wanted(Scenario::Latency) {
+        sections.push(latency::measure(&bench, arguments).await?);
     }
     for section in &sections {
         println!("\n{section}");

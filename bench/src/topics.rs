@@ -22,6 +22,13 @@ pub(crate) struct Kafka {
     pub(crate) brokers: String,
 }
 
+/// What a reader sees of transactions.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Isolation {
+    Uncommitted,
+    Committed,
+}
+
 /// What stands in a topic.
 #[derive(Debug, Default)]
 pub(crate) struct Counted {
@@ -46,12 +53,15 @@ impl Kafka {
         config
     }
 
-    fn consumer(&self) -> Result<BaseConsumer> {
+    fn consumer(&self, isolation: Isolation) -> Result<BaseConsumer> {
         let mut config = self.config();
         config
             .set("group.id", "highwater-bench")
             .set("enable.auto.commit", "false")
-            .set("isolation.level", "read_committed")
+            .set(
+                "isolation.level",
+                if isolation == Isolation::Committed { "read_committed" } else { "read_uncommitted" },
+            )
             .set("enable.partition.eof", "true")
             .set("auto.offset.reset", "error");
         Ok(config.create()?)
@@ -114,7 +124,24 @@ impl Kafka {
 
     /// Returns a consumer to ask with.
     pub(crate) fn asking(&self) -> Result<BaseConsumer> {
-        self.consumer()
+        self.consumer(Isolation::Committed)
+    }
+
+    /// Returns a consumer of what comes into a topic from now on; waits until the topic exists.
+    pub(crate) fn following(&self, topic: &str, isolation: Isolation) -> Result<BaseConsumer> {
+        let consumer = self.consumer(isolation)?;
+        let deadline = Instant::now() + ANSWER;
+        let mut list = TopicPartitionList::new();
+        while list.count() == 0 {
+            ensure!(Instant::now() < deadline, "there is no topic {topic} after {ANSWER:?}");
+            for partition in partitions(&consumer, topic)? {
+                // Where the end is must be known before the first write, not at the first fetch.
+                let (_, end) = consumer.fetch_watermarks(topic, partition, ANSWER)?;
+                list.add_partition_offset(topic, partition, Offset::Offset(end))?;
+            }
+        }
+        consumer.assign(&list)?;
+        Ok(consumer)
     }
 
     /// Returns key and value of the last committed record of partition 0, if the topic exists and holds one.
@@ -149,11 +176,8 @@ impl Kafka {
 
     /// Reads every committed record from the beginning of each partition to its end; none where there is no such topic.
     fn read(&self, topic: &str, mut each: impl FnMut(&OwnedMessage)) -> Result<()> {
-        let consumer = self.consumer()?;
-        let metadata = consumer.fetch_metadata(Some(topic), ANSWER)?;
-        let found = metadata.topics().iter().filter(|found| found.name() == topic && found.error().is_none());
-        let mut open: HashSet<i32> =
-            found.flat_map(|topic| topic.partitions().iter().map(rdkafka::metadata::MetadataPartition::id)).collect();
+        let consumer = self.consumer(Isolation::Committed)?;
+        let mut open = partitions(&consumer, topic)?;
         let mut list = TopicPartitionList::new();
         for partition in &open {
             list.add_partition_offset(topic, *partition, Offset::Beginning)?;
@@ -173,6 +197,13 @@ impl Kafka {
         }
         Ok(())
     }
+}
+
+/// Numbers of a topic's partitions; none where there is no such topic.
+fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<HashSet<i32>> {
+    let metadata = consumer.fetch_metadata(Some(topic), ANSWER)?;
+    let found = metadata.topics().iter().filter(|found| found.name() == topic && found.error().is_none());
+    Ok(found.flat_map(|topic| topic.partitions().iter().map(rdkafka::metadata::MetadataPartition::id)).collect())
 }
 
 /// The Position in an event's bytes.

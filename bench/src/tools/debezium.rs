@@ -1,6 +1,5 @@
 //! Debezium's connector on Kafka Connect standalone.
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -15,6 +14,27 @@ pub(crate) enum Debezium {
     Default,
     /// For throughput: larger batches and queues, a producer that waits for and compresses batches, JSON without schemas.
     Tuned,
+    /// For latency: nothing waits, JSON without schemas.
+    Latency,
+}
+
+impl Debezium {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Tuned => "tuned",
+            Self::Latency => "tuned for latency",
+        }
+    }
+
+    /// Settings of the worker, and of the connector.
+    fn tuning(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Default => ("", ""),
+            Self::Tuned => (TUNED_WORKER, TUNED_CONNECTOR),
+            Self::Latency => ("producer.linger.ms=0\n", "poll.interval.ms=1\n"),
+        }
+    }
 }
 
 /// What the tuned worker has beside its converters.
@@ -89,9 +109,7 @@ fn worker_properties(bench: &Bench, tool: Debezium, offsets: &Path) -> String {
         bench.kafka.brokers,
         offsets.display()
     );
-    if tool == Debezium::Tuned {
-        text.push_str(TUNED_WORKER);
-    }
+    text.push_str(tool.tuning().0);
     text
 }
 
@@ -114,8 +132,6 @@ fn connector_properties(bench: &Bench, tool: Debezium, slot: &str, run: &str) ->
         source.variable("PRIMARY_PORT")?,
         source.variable("HIGHWATER_SOURCE_PASSWORD")?
     );
-    if tool == Debezium::Tuned {
-        let _ = write!(text, "{TUNED_CONNECTOR}");
-    }
+    text.push_str(tool.tuning().1);
     Ok(text)
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::backlog::Backlog;
+use crate::backlog::Progress;
 use crate::process::Process;
 use crate::source::Path;
 use crate::{Bench, PARTITIONS};
@@ -17,11 +17,10 @@ pub(crate) struct Highwater {
 }
 
 /// Gives the run the progress of the slot that its own is a copy of: the tables were read, and nothing came since.
-pub(crate) async fn prepare(bench: &Bench, backlog: &Backlog, run: &str) -> Result<()> {
+pub(crate) async fn prepare(bench: &Bench, (key, value): &Progress, run: &str) -> Result<()> {
     let topic = format!("{run}.progress");
     // As capture makes it; it refuses a topic with other settings.
     bench.kafka.make(&topic, 1, &[("cleanup.policy", "compact"), ("max.message.bytes", "16777216")]).await?;
-    let (key, value) = &backlog.progress;
     bench.kafka.append(&topic, key, value).await
 }
 

@@ -7,7 +7,7 @@ pub(crate) mod highwater;
 use anyhow::Result;
 
 use crate::Bench;
-use crate::backlog::Backlog;
+use crate::backlog::Progress;
 use crate::process::Process;
 use crate::source::Path;
 use debezium::Debezium;
@@ -42,18 +42,23 @@ impl Tool {
             Self::Highwater(tool) => {
                 format!("Highwater, history {}, {}", if tool.history { "on" } else { "off" }, path(tool.path))
             }
-            Self::Debezium(tool) => {
-                format!("Debezium, {}, TCP", if tool == Debezium::Tuned { "tuned" } else { "default" })
-            }
+            Self::Debezium(tool) => format!("Debezium, {}, TCP", tool.name()),
         }
     }
 
-    /// Starts the tool on a slot; what it writes stands in topics with the prefix `run`.
-    pub(crate) async fn start(self, bench: &Bench, backlog: &Backlog, slot: &str, run: &str) -> Result<Process> {
+    /// Starts the tool on a slot, whose log ends at `end`; what it writes stands in topics with the prefix `run`.
+    pub(crate) async fn start(
+        self,
+        bench: &Bench,
+        progress: &Progress,
+        end: &str,
+        slot: &str,
+        run: &str,
+    ) -> Result<Process> {
         match self {
-            Self::Ceiling(path) => ceiling::start(bench, path, slot, &backlog.end),
+            Self::Ceiling(path) => ceiling::start(bench, path, slot, end),
             Self::Highwater(tool) => {
-                highwater::prepare(bench, backlog, run).await?;
+                highwater::prepare(bench, progress, run).await?;
                 highwater::start(bench, tool, slot, run)
             }
             Self::Debezium(tool) => debezium::start(bench, tool, slot, run).await,

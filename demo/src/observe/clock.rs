@@ -9,7 +9,8 @@ pub(crate) fn now_us() -> i64 {
 }
 
 /// Reads an event's `time`, which always has six digits and Z, as microseconds since 1970.
-pub(crate) fn event_time_us(text: &str) -> Option<i64> {
+#[must_use]
+pub fn event_time_us(text: &str) -> Option<i64> {
     let number = |from: usize, to: usize| text.get(from..to)?.parse::<i64>().ok();
     if text.len() != 27 || !text.ends_with('Z') {
         return None;

@@ -5,7 +5,7 @@
 
 mod audit;
 mod browser;
-pub(crate) mod clock;
+pub mod clock;
 mod kafka;
 mod latency;
 mod redis;

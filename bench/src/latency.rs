@@ -1,0 +1,279 @@
+//! Commit → reader: how long after its commit a change is in a reader's hands, under a steady load.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use highwater_demo::Endpoints;
+use highwater_demo::observe::clock::event_time_us;
+use rdkafka::message::Message;
+use serde_json::Value;
+use tokio::time::MissedTickBehavior;
+
+use crate::backlog::{self, ORIGIN};
+use crate::cost::{Cost, Meter, Watched, now_us};
+use crate::report::{Median, provenance, table};
+use crate::source::Path;
+use crate::tools::Tool;
+use crate::tools::debezium::Debezium;
+use crate::tools::highwater::Highwater;
+use crate::topics::Isolation;
+use crate::{Arguments, Bench};
+
+const RUN: &str = "bench_run";
+/// Connections that write at the same time, each at its share of the rate.
+const WRITERS: u64 = 8;
+const COMMITS_PER_S: u64 = 1000;
+/// Parts whose stock is moved.
+const PARTS: i64 = 10_000;
+/// Before what counts begins.
+const WARM_UP: Duration = Duration::from_secs(5);
+/// How long the last changes may take to their readers.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(20);
+
+const TOOLS: [Tool; 3] = [
+    Tool::Highwater(Highwater { history: true, path: Path::Tcp }),
+    Tool::Highwater(Highwater { history: false, path: Path::Tcp }),
+    Tool::Debezium(Debezium::Latency),
+];
+
+/// One run of one tool. Latencies in milliseconds, sorted.
+struct Run {
+    uncommitted: Vec<f64>,
+    committed: Vec<f64>,
+    cost: Cost,
+}
+
+pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<String> {
+    let progress = backlog::origin(bench).await?;
+    let fill = format!(
+        "SET session_replication_role = replica;
+         INSERT INTO stock_levels (id, part_id) SELECT part, part FROM generate_series(1, {PARTS}) AS part;
+         RESET session_replication_role"
+    );
+    bench.source.client.batch_execute(&fill).await?;
+    let mut outcomes: Vec<(Tool, Vec<Run>, Option<String>)> =
+        TOOLS.into_iter().filter(|tool| arguments.wants(&tool.name())).map(|tool| (tool, Vec::new(), None)).collect();
+    for round in 1..=arguments.runs {
+        for (tool, runs, failure) in outcomes.iter_mut().filter(|(_, _, failure)| failure.is_none()) {
+            match run(bench, *tool, &progress, Duration::from_secs(arguments.seconds)).await {
+                Ok(run) => {
+                    let at = |of: &[f64], q| percentile(of, q);
+                    eprintln!(
+                        "bench: round {round}: {}: uncommitted p50 {:.2} p99 {:.2} ms, committed p50 {:.2} p99 {:.2} ms",
+                        tool.name(),
+                        at(&run.uncommitted, 0.50),
+                        at(&run.uncommitted, 0.99),
+                        at(&run.committed, 0.50),
+                        at(&run.committed, 0.99)
+                    );
+                    runs.push(run);
+                }
+                Err(error) => {
+                    eprintln!("bench: round {round}: {} failed: {error:#}", tool.name());
+                    *failure = Some(format!("{error:#}"));
+                }
+            }
+        }
+    }
+    bench.clean(RUN).await?;
+    Ok(section(bench, &outcomes, arguments))
+}
+
+async fn run(bench: &Bench, tool: Tool, progress: &backlog::Progress, measured: Duration) -> Result<Run> {
+    bench.clean(RUN).await?;
+    bench.source.copy_slot(ORIGIN, RUN).await?;
+    let behind = bench.source.text("SELECT pg_current_wal_flush_lsn()").await?;
+    let mut process = tool.start(bench, progress, &behind, RUN, RUN).await?;
+    let started = bench.source.streaming(RUN, &mut process).await?;
+    let topic = tool.topics(RUN).remove(0);
+    // What was written for the runs before is behind the tool when it has seen something newer.
+    let uncommitted = Reader::start(bench, &topic, Isolation::Uncommitted)?;
+    let committed = Reader::start(bench, &topic, Isolation::Committed)?;
+    let meter = Meter::start(Watched { tool: process.pid(), broker: bench.broker, walsender: started.walsender });
+    write(bench, WARM_UP).await?;
+    let from_us = now_us();
+    let written = write(bench, measured).await?;
+    let to_us = now_us();
+    let deadline = tokio::time::Instant::now() + ARRIVES_WITHIN;
+    while tokio::time::Instant::now() < deadline && committed.newest_us() < to_us - 2_000_000 {
+        process.still_runs()?;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // Transactions are committed some seconds after their records.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let readings = meter.stop()?;
+    process.terminate()?;
+    let counted = |reader: Reader| -> Result<Vec<f64>> {
+        let all = reader.stop()?;
+        let mut latencies: Vec<f64> = all
+            .into_iter()
+            .filter(|(commit, _)| (from_us..to_us).contains(commit))
+            .map(|(commit, arrived)| millis(arrived - commit))
+            .collect();
+        latencies.sort_by(f64::total_cmp);
+        let (seen, least) = (latencies.len() as u64, written - written / 100);
+        ensure!((least..=written + written / 100).contains(&seen), "a reader saw {seen} changes of {written}");
+        Ok(latencies)
+    };
+    Ok(Run {
+        uncommitted: counted(uncommitted)?,
+        committed: counted(committed)?,
+        cost: readings.between(from_us, to_us),
+    })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a latency")]
+fn millis(us: i64) -> f64 {
+    us as f64 / 1000.0
+}
+
+/// Commits at the rate for so long; returns how many were made.
+async fn write(bench: &Bench, duration: Duration) -> Result<u64> {
+    let made = Arc::new(AtomicU64::new(0));
+    let mut writers = Vec::new();
+    for writer in 0..WRITERS {
+        let client = Endpoints::connect(&bench.source.endpoints.admin_database).await?;
+        let made = Arc::clone(&made);
+        writers.push(tokio::spawn(async move {
+            let sql = "UPDATE stock_levels SET current_stock = current_stock + 1, version = version + 1 WHERE id = $1";
+            let update = client.prepare(sql).await?;
+            let mut tick = tokio::time::interval(Duration::from_micros(1_000_000 * WRITERS / COMMITS_PER_S));
+            // Late commits are made up for: the rate holds on the whole.
+            tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
+            let commits = u64::try_from(duration.as_millis())? * COMMITS_PER_S / 1000 / WRITERS;
+            for number in 0..commits {
+                tick.tick().await;
+                // Each writer has parts of its own, so that none waits for another's lock.
+                let part = i64::try_from((number * WRITERS + writer) % PARTS.unsigned_abs())? + 1;
+                client.execute(&update, &[&part]).await?;
+                made.fetch_add(1, Ordering::Relaxed);
+            }
+            anyhow::Ok(())
+        }));
+    }
+    for writer in writers {
+        writer.await?.context("a writer failed")?;
+    }
+    Ok(made.load(Ordering::Relaxed))
+}
+
+/// A reader of the topic from its end on, on a thread of its own.
+struct Reader {
+    stop: Arc<AtomicBool>,
+    newest: Arc<AtomicU64>,
+    thread: JoinHandle<Vec<(i64, i64)>>,
+}
+
+impl Reader {
+    fn start(bench: &Bench, topic: &str, isolation: Isolation) -> Result<Self> {
+        let consumer = bench.kafka.following(topic, isolation)?;
+        let (stop, newest) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stopped, seen) = (Arc::clone(&stop), Arc::clone(&newest));
+        let thread = std::thread::spawn(move || {
+            let mut arrivals = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else { continue };
+                let arrived = now_us();
+                if let Some(commit) = message.payload().and_then(commit_us) {
+                    seen.fetch_max(commit.unsigned_abs(), Ordering::Relaxed);
+                    arrivals.push((commit, arrived));
+                }
+            }
+            arrivals
+        });
+        Ok(Self { stop, newest, thread })
+    }
+
+    /// Newest commit that was seen, in microseconds since 1970.
+    fn newest_us(&self) -> i64 {
+        i64::try_from(self.newest.load(Ordering::Relaxed)).unwrap_or(i64::MAX)
+    }
+
+    fn stop(self) -> Result<Vec<(i64, i64)>> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| anyhow!("a reader panicked"))
+    }
+}
+
+/// When the change of a record committed, by the record: Highwater's `time`, Debezium's `source.ts_us`. Marks are no changes.
+fn commit_us(value: &[u8]) -> Option<i64> {
+    let event: Value = serde_json::from_slice(value).ok()?;
+    if event["type"] == "mark" {
+        return None;
+    }
+    event["time"].as_str().map_or_else(|| event["source"]["ts_us"].as_i64(), event_time_us)
+}
+
+/// The figure below which that share of the sorted figures lies.
+fn percentile(sorted: &[f64], share: f64) -> f64 {
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an index"
+    )]
+    let at = ((sorted.len() as f64 * share) as usize).min(sorted.len().saturating_sub(1));
+    sorted.get(at).copied().unwrap_or(f64::NAN)
+}
+
+fn section(bench: &Bench, outcomes: &[(Tool, Vec<Run>, Option<String>)], arguments: &Arguments) -> String {
+    let head = ["tool", "uncommitted p50", "p99", "committed p50", "p99", "CPU s", "broker", "walsender", "others"];
+    let rows: Vec<Vec<String>> = outcomes
+        .iter()
+        .map(|(tool, runs, failure)| {
+            if let Some(why) = failure {
+                return vec![tool.name(), format!("could not run: {}", why.lines().next().unwrap_or_default())];
+            }
+            let cell = |of: &dyn Fn(&Run) -> f64| {
+                Median::of(runs.iter().map(of))
+                    .map_or_else(String::new, |m| format!("{:.2} ({:.2}–{:.2})", m.middle, m.least, m.most))
+            };
+            vec![
+                tool.name(),
+                cell(&|run| percentile(&run.uncommitted, 0.50)),
+                cell(&|run| percentile(&run.uncommitted, 0.99)),
+                cell(&|run| percentile(&run.committed, 0.50)),
+                cell(&|run| percentile(&run.committed, 0.99)),
+                cell(&|run| run.cost.tool),
+                cell(&|run| run.cost.broker),
+                cell(&|run| run.cost.walsender),
+                cell(&|run| run.cost.others),
+            ]
+        })
+        .collect();
+    let mut text = format!("## Latency: commit to reader at {COMMITS_PER_S} commits a second\n\n");
+    text += &provenance(&bench.machine);
+    let _ = write!(
+        text,
+        "{} runs of each, in turns, {} s after {} s of warm-up: updates of one stock level each, {WRITERS} connections, \
+         synchronous_commit on. Milliseconds from the commit's time in the log to the record in the hands of a reader in \
+         this process; one reader reads uncommitted, as Highwater's own do, one committed. Both had every commit of the time, give or take one in a hundred \
+         at its ends. CPU seconds of the whole time; `others` has the writers and readers.\n\n",
+        arguments.runs,
+        arguments.seconds,
+        WARM_UP.as_secs()
+    );
+    text + &table(&head, &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_records_commit_time_is_read_in_either_form_and_marks_have_none() {
+        assert_eq!(commit_us(br#"{"type":"stock.updated","time":"1970-01-01T00:00:01.000002Z"}"#), Some(1_000_002));
+        assert_eq!(commit_us(br#"{"type":"mark","time":"1970-01-01T00:00:01.000002Z"}"#), None);
+        assert_eq!(commit_us(br#"{"source":{"ts_us":42},"ts_us":43}"#), Some(42));
+    }
+
+    #[test]
+    fn a_percentile_is_a_figure_that_was_measured() {
+        let sorted: Vec<f64> = (1..=100).map(f64::from).collect();
+        assert_eq!([percentile(&sorted, 0.5), percentile(&sorted, 0.99)].map(|p| p.to_string()), ["51", "100"]);
+    }
+}
