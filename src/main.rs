@@ -175,14 +175,11 @@ fn execute(command: Command, config: Config) -> Result<ExitCode> {
 async fn dead_letters(config: &Config, command: DeadLetters) -> Result<ExitCode> {
     match command {
         DeadLetters::List { worker, all, json, payload } => {
-            let letters = dead_letters::list(&config.topics, &dead_letters::List { worker, all, payload }).await?;
-            for letter in &letters {
-                if json {
-                    println!("{}", serde_json::to_string(letter)?);
-                } else {
-                    println!("{letter}");
-                }
-            }
+            let show = |letter: &dead_letters::Letter| {
+                let line = if json { serde_json::to_string(letter) } else { Ok(letter.to_string()) };
+                println!("{}", line.unwrap_or_else(|error| error.to_string()));
+            };
+            dead_letters::list(&config.topics, &dead_letters::List { worker, all, payload }, show).await?;
             Ok(ExitCode::SUCCESS)
         }
         DeadLetters::Retry { offset, worker, all: _ } => {

@@ -36,6 +36,9 @@ pub(super) fn remedy(section: &str, server: &Server, error: &Error) -> String {
         Some(Mends::Hba) => format!(
             "add to pg_hba.conf: `host \"{database}\" \"{user}\" <address of this machine>/32 scram-sha-256`; then SELECT pg_reload_conf();"
         ),
+        Some(Mends::Room(setting)) => {
+            format!("end what is idle, or ALTER SYSTEM SET {setting} to more and restart the server")
+        }
         None if error.is_transient() => {
             format!("start PostgreSQL, or change {section}.database{}", endpoints(config.ok().as_ref()))
         }
@@ -56,6 +59,8 @@ enum Mends {
     Statement(String),
     Password,
     Hba,
+    /// All places are taken, of which this setting says how many there are.
+    Room(&'static str),
 }
 
 /// Tells what mends a refusal by its SQLSTATE and words (manual, appendix A: class 28 has one code for several refusals).
@@ -71,7 +76,13 @@ fn by_code(code: &str, message: &str, user: &str, database: &str) -> Option<Mend
         "42501" if message.contains("for database") => {
             statement(format!("GRANT CONNECT ON DATABASE {base} TO {role};"))
         }
-        "42501" if message.contains("replication") => statement(format!("ALTER ROLE {role} REPLICATION;")),
+        "42501" if message.contains("replication") || message.contains("WAL sender") => {
+            statement(format!("ALTER ROLE {role} REPLICATION;"))
+        }
+        "53300" if message.contains("max_wal_senders") => Some(Mends::Room("max_wal_senders")),
+        "53300" if message.contains("too many clients") || message.contains("slots are reserved") => {
+            Some(Mends::Room("max_connections"))
+        }
         "53300" if message.contains("for role") => statement(format!("ALTER ROLE {role} CONNECTION LIMIT -1;")),
         "53300" if message.contains("for database") => statement(format!("ALTER DATABASE {base} CONNECTION LIMIT -1;")),
         _ => None,
@@ -101,7 +112,20 @@ mod tests {
                 "too many connections for role \"reader\"",
                 statement("ALTER ROLE \"reader\" CONNECTION LIMIT -1;"),
             ),
-            ("53300", "sorry, too many clients already", None),
+            ("53300", "sorry, too many clients already", Some(Mends::Room("max_connections"))),
+            (
+                "53300",
+                "number of requested standby connections exceeds max_wal_senders (currently 10)",
+                Some(Mends::Room("max_wal_senders")),
+            ),
+            // PostgreSQL 15, then 16 and newer.
+            (
+                "42501",
+                "must be superuser or replication role to start walsender",
+                statement("ALTER ROLE \"reader\" REPLICATION;"),
+            ),
+            ("42501", "permission denied to start WAL sender", statement("ALTER ROLE \"reader\" REPLICATION;")),
+            ("57P03", "the database system is starting up", None),
         ];
         for (code, message, expected) in cases {
             assert_eq!(by_code(code, message, "reader", "shop"), expected, "{code} {message}");

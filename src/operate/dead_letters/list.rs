@@ -1,6 +1,6 @@
 //! Shows letters.
 
-use highwater_kafka::Error;
+use highwater_kafka::{Error, Record};
 
 use super::letter::Letter;
 use super::topic::Reader;
@@ -20,17 +20,29 @@ pub struct List {
     pub payload: bool,
 }
 
-/// Returns letters, newest first.
+/// Shows letters, newest first.
 ///
 /// # Errors
 /// What Kafka says.
-pub async fn list(topics: &Topics, which: &List) -> Result<Vec<Letter>, Error> {
+pub async fn list(topics: &Topics, which: &List, mut show: impl FnMut(&Letter)) -> Result<(), Error> {
     let of_worker = |letter: &Letter| which.worker.as_ref().is_none_or(|worker| *worker == letter.worker);
-    let mut letters = Reader::new(topics)?.letters(of_worker, which.payload).await?;
+    let mut reader = Reader::new(topics)?;
+    let mut letters = reader.letters(of_worker).await?;
     letters.reverse();
     if !which.all {
         letters.retain(|letter| !letter.settled);
         letters.truncate(NEWEST);
     }
-    Ok(letters)
+    for mut letter in letters {
+        if which.payload {
+            // One at a time: each may have 16 MiB.
+            letter.payload = reader.record(letter.offset).await?.map(payload);
+        }
+        show(&letter);
+    }
+    Ok(())
+}
+
+fn payload(record: Record) -> String {
+    String::from_utf8_lossy(&record.value.unwrap_or_default()).into_owned()
 }

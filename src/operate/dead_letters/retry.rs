@@ -63,7 +63,7 @@ pub async fn retry(config: &Config, chosen: &Chosen, mut show: impl FnMut(&Outco
     let topics = &config.topics;
     let mut reader = Reader::new(topics)?;
     let writer = Writer::new(&topics.connection("highwater-dead-letters"))?;
-    let mut letters = reader.letters(|letter| chosen.takes(letter), false).await?;
+    let mut letters = reader.letters(|letter| chosen.takes(letter)).await?;
     match chosen {
         Chosen::Offsets(offsets) => {
             let missing = offsets.iter().find(|offset| letters.iter().all(|letter| letter.offset != **offset));
@@ -102,16 +102,16 @@ struct Ways<'a> {
 impl Ways<'_> {
     async fn apply(&mut self, letter: &Letter, record: &Record) -> Result<&'static str, String> {
         let Some(record) = original(letter, record) else { return Err(no_record(letter)) };
+        if letter.worker == "storefront" {
+            let why = "the gateway keeps no copy: pages that were open have passed the event, and each page gets the newest state \
+                       when it loads or resyncs";
+            return Err(why.to_owned());
+        }
         let event = record.value.as_deref().map(Envelope::parse).transpose();
         let event = event.map_err(|error| format!("the record is no event: {error}"))?;
         match letter.worker.as_str() {
             "cache" => self.apply_to_cache(&record, event.as_ref()).await,
             "audit" => self.append_to_audit(&record, event.as_ref()).await,
-            "storefront" => {
-                Err("the gateway keeps no copy: pages that were open have passed the event, and each page gets the \
-                                 newest state when it loads or resyncs"
-                    .to_owned())
-            }
             other => Err(format!("there is no worker {other} to give it to")),
         }
     }

@@ -25,12 +25,8 @@ impl Reader {
         Ok(Self { topic: topics.dead_letters(), consumer })
     }
 
-    /// Returns all letters that `wanted` takes, oldest first, without payload unless `payload`.
-    pub(super) async fn letters(
-        &mut self,
-        wanted: impl Fn(&Letter) -> bool,
-        payload: bool,
-    ) -> Result<Vec<Letter>, Error> {
+    /// Returns all letters that `wanted` takes, oldest first, without payload: all of those would be too much.
+    pub(super) async fn letters(&mut self, wanted: impl Fn(&Letter) -> bool) -> Result<Vec<Letter>, Error> {
         if self.consumer.partitions(&self.topic, ANSWER).await?.is_none() {
             return Ok(Vec::new());
         }
@@ -46,7 +42,7 @@ impl Reader {
                         *known = up_to.max(*known);
                     }
                     Entry::Letter(mut letter) if wanted(&letter) => {
-                        letter.payload = letter.payload.filter(|_| payload);
+                        letter.payload = None;
                         letters.push(letter);
                     }
                     Entry::Letter(_) => {}
