@@ -9,6 +9,7 @@ mod error;
 mod feeds;
 mod gathered;
 mod marks;
+mod measures;
 pub mod progress;
 mod publisher;
 mod rows;

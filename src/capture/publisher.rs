@@ -120,6 +120,11 @@ impl Publisher {
         self.committed
     }
 
+    /// Returns how many records wait for the brokers' word.
+    pub(super) fn in_flight(&mut self) -> usize {
+        self.producer.active().in_flight()
+    }
+
     /// Returns when the open Kafka transaction began and how many records it holds.
     pub(super) fn open_transaction(&self) -> Option<(Instant, usize)> {
         self.opened.map(|opened| (opened, self.records))

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::error::Error;
 use super::marks::IDLE;
+use super::measures::Measures;
 use super::session::Session;
 use super::settings::Settings;
 use super::visible::Visibility;
@@ -34,6 +35,7 @@ pub(super) struct Loop<'a> {
     heard: Instant,
     slot: String,
     messages: u32,
+    measures: Measures,
 }
 
 impl<'a> Loop<'a> {
@@ -50,6 +52,7 @@ impl<'a> Loop<'a> {
             heard: Instant::now(),
             slot,
             messages: 0,
+            measures: Measures::beginning(acknowledged),
         }
     }
 
@@ -93,6 +96,7 @@ impl<'a> Loop<'a> {
             },
             Some(Frame::Keepalive { wal_end, reply_requested, .. }) => {
                 gauge!("highwater_capture_server_lsn").set(lsn_as_f64(wal_end));
+                self.measures.keepalive(wal_end, work.inside);
                 // It counts only when nothing is in flight: between a Begin and its Commit it says nothing.
                 if !work.inside {
                     work.reach(wal_end)?;
@@ -140,6 +144,8 @@ impl<'a> Loop<'a> {
         let now = Instant::now();
         let work = &mut self.session.work;
         work.publisher.poll()?;
+        let committed = Lsn(work.publisher.committed().lsn());
+        self.measures.looked(work.inside, work.publisher.in_flight(), committed, now);
         let ledger = &work.publisher.progress.snapshot;
         work.snapshot.advance(&mut work.primary, ledger, work.timeout)?;
         if !work.inside {
@@ -169,6 +175,7 @@ impl<'a> Loop<'a> {
         gauge!("highwater_capture_acknowledged_lsn").set(lsn_as_f64(durable));
         let status = Status { written: durable, flushed: durable, applied: durable, reply_requested: ask };
         self.session.stream.send_status(status)?;
+        counter!("highwater_capture_acknowledgements_total").increment(1);
         if ask {
             self.last_status = Instant::now();
         }
@@ -187,12 +194,14 @@ impl<'a> Loop<'a> {
 
     /// Waits until the primary shows the commit; `false` if the shutdown came first.
     fn await_visible(&mut self, begin: &Begin) -> Result<bool, Error> {
+        self.measures.began(begin);
         let started = Instant::now();
         let mut pause = VISIBLE_PAUSES.0;
         let mut warned = false;
         loop {
             let work = &mut self.session.work;
             if self.visibility.finished(&mut work.primary, begin.xid, work.timeout)? {
+                self.measures.visible();
                 histogram!("highwater_capture_visible_wait_seconds").record(started.elapsed().as_secs_f64());
                 if warned {
                     info!(xid = begin.xid, waited = ?started.elapsed(), "the commit is visible now");

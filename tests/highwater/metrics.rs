@@ -97,3 +97,45 @@ async fn the_slot_is_measured_also_by_a_capture_that_stands_by() {
     drop(standby);
     shop.close().await;
 }
+
+/// Returns the value of a metric with one label; `None` while there is none.
+async fn labelled(address: &str, name: &str, label: &str) -> Option<f64> {
+    let text = get(address, "/metrics").await?;
+    let start = format!("{name}{{{label}}} ");
+    text.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_is_measured_at_every_stage_and_the_lag_goes_back_to_nothing() {
+    let shop = Shop::open("metrics_stages", 10).await;
+    let mut pipeline = shop.pipeline(&["capture"]).await;
+    let operate = shop.endpoints.variables["HIGHWATER_OPERATE_LISTEN"].clone();
+    for stock in 0..20 {
+        let sql = format!("UPDATE stock_levels SET current_stock = {stock} + 1 WHERE part_id = 1");
+        shop.admin.batch_execute(&sql).await.expect("an update");
+    }
+    for (stage, least) in [("read", 20.0), ("visible", 20.0), ("sent", 20.0), ("delivered", 1.0)] {
+        let label = format!("stage=\"{stage}\"");
+        eventually(stage, async || {
+            let count = labelled(&operate, "highwater_capture_stage_seconds_count", &label).await;
+            count.is_some_and(|count| count >= least)
+        })
+        .await;
+        let seconds = labelled(&operate, "highwater_capture_stage_seconds_sum", &label).await.expect("a sum");
+        assert!((0.0..60.0).contains(&seconds), "{stage}: {seconds} s");
+    }
+    eventually("every stage has caught up", async || {
+        let mut behind = 0.0;
+        for stage in ["read", "sent", "delivered", "committed"] {
+            let label = format!("stage=\"{stage}\"");
+            behind += labelled(&operate, "highwater_capture_lag_bytes", &label).await.unwrap_or(f64::MAX);
+        }
+        behind == 0.0 && value(&operate, "highwater_capture_in_flight_records").await == Some(0.0)
+    })
+    .await;
+    for name in ["highwater_capture_keepalives_total", "highwater_capture_acknowledgements_total"] {
+        assert!(value(&operate, name).await.is_some_and(|count| count > 0.0), "{name}");
+    }
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    shop.close().await;
+}
