@@ -74,6 +74,29 @@ pub enum Frame<'a> {
     },
 }
 
+impl<'a> Frame<'a> {
+    /// Reads the content of one `CopyData` message; `None` for what is no frame. Allocates nothing.
+    #[must_use]
+    pub fn read(body: &'a [u8]) -> Option<Self> {
+        let mut cursor = Cursor::new(body);
+        let read = |c: &mut Cursor<'_>| -> Result<(Lsn, Option<Lsn>, Timestamp), Short> {
+            let kind = c.u8()?;
+            let first = Lsn(c.u64()?);
+            let second = if kind == b'w' { Some(Lsn(c.u64()?)) } else { None };
+            Ok((first, second, Timestamp(c.i64()?)))
+        };
+        match (body.first()?, read(&mut cursor).ok()?) {
+            (b'w', (wal_start, Some(wal_end), server_time)) => {
+                Some(Self::XLogData { wal_start, wal_end, server_time, payload: cursor.rest() })
+            }
+            (b'k', (wal_end, None, server_time)) => {
+                Some(Self::Keepalive { wal_end, server_time, reply_requested: cursor.u8().ok()? != 0 })
+            }
+            _ => None,
+        }
+    }
+}
+
 /// A replication session that is streaming.
 ///
 /// Frames borrow from the one receive buffer: nothing is allocated for a message. Dropping it disconnects.
@@ -149,10 +172,10 @@ impl ReplicationStream {
             return Err(self.over(message));
         }
         // Looked at twice, because a frame that was borrowed for an error path would stay borrowed.
-        if frame(self.connection.socket().body(message)).is_none() {
+        if Frame::read(self.connection.socket().body(message)).is_none() {
             return Err(self.connection.protocol("a frame of the replication stream that cannot be understood"));
         }
-        Ok(frame(self.connection.socket().body(message)))
+        Ok(Frame::read(self.connection.socket().body(message)))
     }
 
     /// Returns whether a whole frame is in the buffer, so that [`ReplicationStream::next`] will not wait.
@@ -242,25 +265,6 @@ impl ReplicationStream {
     }
 }
 
-fn frame(body: &[u8]) -> Option<Frame<'_>> {
-    let mut cursor = Cursor::new(body);
-    let read = |c: &mut Cursor<'_>| -> Result<(Lsn, Option<Lsn>, Timestamp), Short> {
-        let kind = c.u8()?;
-        let first = Lsn(c.u64()?);
-        let second = if kind == b'w' { Some(Lsn(c.u64()?)) } else { None };
-        Ok((first, second, Timestamp(c.i64()?)))
-    };
-    match (body.first()?, read(&mut cursor).ok()?) {
-        (b'w', (wal_start, Some(wal_end), server_time)) => {
-            Some(Frame::XLogData { wal_start, wal_end, server_time, payload: cursor.rest() })
-        }
-        (b'k', (wal_end, None, server_time)) => {
-            Some(Frame::Keepalive { wal_end, server_time, reply_requested: cursor.u8().ok()? != 0 })
-        }
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -297,19 +301,19 @@ mod tests {
         data.extend(b"payload");
         let read =
             Frame::XLogData { wal_start: Lsn(1), wal_end: Lsn(2), server_time: Timestamp(3), payload: b"payload" };
-        assert_eq!(frame(&data), Some(read));
+        assert_eq!(Frame::read(&data), Some(read));
         let mut keepalive = vec![b'k'];
         keepalive.extend([7_u64, 8].iter().flat_map(|n| n.to_be_bytes()));
-        assert_eq!(frame(&keepalive), None, "it lacks its last byte");
+        assert_eq!(Frame::read(&keepalive), None, "it lacks its last byte");
         keepalive.push(1);
         let read = Frame::Keepalive { wal_end: Lsn(7), server_time: Timestamp(8), reply_requested: true };
-        assert_eq!(frame(&keepalive), Some(read));
+        assert_eq!(Frame::read(&keepalive), Some(read));
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_a_frame_panic(body: Vec<u8>) {
-            let _ = frame(&body);
+            let _ = Frame::read(&body);
         }
     }
 }
