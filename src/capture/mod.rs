@@ -15,6 +15,8 @@ mod publisher;
 mod rows;
 mod session;
 mod settings;
+#[cfg(test)]
+mod simulation;
 mod snapshot;
 mod stream;
 mod tables;
