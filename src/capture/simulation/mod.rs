@@ -31,7 +31,7 @@ const PARTITIONS: usize = 3;
 const PROGRESS: usize = PARTITIONS;
 const SYSTEM: &str = "7";
 /// How many histories run where nobody asks for more.
-const HISTORIES: u64 = 10_000;
+const HISTORIES: u64 = 5_000;
 
 /// A protocol that is wrong in one point, to show that the simulation would find it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
