@@ -20,6 +20,9 @@ const RUN: &str = "bench_run";
 /// How long one drain may take.
 const DRAINED_WITHIN: Duration = Duration::from_mins(10);
 const LOOK: Duration = Duration::from_millis(100);
+/// The share of the machine that other work may take before rates are no longer compared. Some of it is the run's own: this
+/// measuring, and the kernel's handling of packets, which it counts for no process.
+const QUIET: f64 = 0.15;
 /// What the broker's virtual machine compiles itself for, once.
 const WARM_UP: Tool = Tool::Highwater(Highwater { history: true, path: Path::Tcp });
 
@@ -34,6 +37,13 @@ struct Run {
     threads: Vec<(String, f64)>,
     /// Of all records' keys and values, before compression.
     written_mb: f64,
+}
+
+impl Run {
+    /// The share of the machine's CPUs that had nothing to do with the run.
+    fn disturbed(&self, cpus: f64) -> f64 {
+        self.cost.others / (self.seconds * cpus)
+    }
 }
 
 /// A tool's runs, or why there are none.
@@ -183,7 +193,11 @@ fn section(bench: &Bench, backlog: &Backlog, outcomes: &[Outcome], runs: usize) 
     };
     let ceiling = outcomes.iter().find(|outcome| outcome.tool == Tool::ALL[0]).and_then(speed);
     let debezium = best(|tool| matches!(tool, Tool::Debezium(_)));
-    let ratio = |speed: f64, to: Option<f64>| to.map_or("–".to_owned(), |to| format!("{:.2}", speed / to));
+    let disturbed = outcomes.iter().flat_map(|outcome| &outcome.runs).map(|run| run.disturbed(bench.machine.cpus));
+    let disturbed = disturbed.fold(0.0, f64::max);
+    let ratio = |speed: f64, to: Option<f64>| {
+        to.filter(|_| disturbed <= QUIET).map_or("–".to_owned(), |to| format!("{:.2}", speed / to))
+    };
     let rows: Vec<Vec<String>> = outcomes
         .iter()
         .map(|outcome| {
@@ -229,6 +243,14 @@ fn section(bench: &Bench, backlog: &Backlog, outcomes: &[Outcome], runs: usize) 
         format!("## Drain: {} row changes in transactions of {ROWS_PER_TRANSACTION}\n\n", grouped_u(backlog.rows));
     text += &provenance(&bench.machine);
     text += &explained(backlog, runs);
+    if disturbed > QUIET {
+        let _ = write!(
+            text,
+            "**The machine was not quiet**: in one run other work took {:.0} % of it. The rates stand as measured and are not \
+             compared; measure again when nothing else runs.\n\n",
+            disturbed * 100.0
+        );
+    }
     text += &table(&head, &rows);
     text += &threads(outcomes);
     text

@@ -9,6 +9,7 @@ use crate::source::Source;
 
 pub(crate) struct Machine {
     pub(crate) day: String,
+    pub(crate) cpus: f64,
     pub(crate) commit: String,
     pub(crate) hardware: String,
     pub(crate) versions: String,
@@ -19,7 +20,7 @@ impl Machine {
     pub(crate) async fn read(source: &Source, connect_libs: &Path) -> Result<Self> {
         let dirty = !said("git", &["status", "--porcelain", "--untracked-files=no"])?.is_empty();
         let commit = said("git", &["rev-parse", "--short=12", "HEAD"])? + if dirty { ", with changes" } else { "" };
-        let cpus = std::thread::available_parallelism()?;
+        let cpus: u32 = std::thread::available_parallelism()?.get().try_into()?;
         let memory = line_value("/proc/meminfo", "MemTotal")?;
         let gib = memory.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) >> 20;
         let model = line_value("/proc/cpuinfo", "model name")?;
@@ -36,6 +37,7 @@ impl Machine {
         let kafka = std::env::var("KAFKA_VERSION").context("KAFKA_VERSION is not set; run scripts/bench-capture")?;
         Ok(Self {
             day: said("date", &["-u", "+%F %H:%M UTC"])?,
+            cpus: f64::from(cpus),
             commit,
             hardware: format!("{cpus} CPUs ({model}), {gib} GiB, {kernel}"),
             versions: format!("PostgreSQL {postgres}; Kafka {kafka}; {peers}; {rust}"),

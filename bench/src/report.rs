@@ -39,7 +39,7 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 
 /// Says what a section was measured on.
 pub(crate) fn provenance(machine: &Machine) -> String {
-    let Machine { day, commit, hardware, versions, command } = machine;
+    let Machine { day, commit, hardware, versions, command, .. } = machine;
     format!("Measured {day} at commit {commit} with `{command}` on {hardware}. {versions}.\n\n")
 }
 
