@@ -3,6 +3,7 @@
 use highwater_kafka::ProducerError;
 
 use super::progress::Lost;
+use super::spill::SpillError;
 use crate::events::mapping::compile::MappingError;
 
 /// Why a capture session ended.
@@ -39,6 +40,9 @@ pub enum Error {
     /// The configuration's mapping does not fit the tables.
     #[error("the mapping does not fit the tables:{}", list(.0))]
     Mapping(Vec<MappingError>),
+    /// Streamed transactions could not be kept; the server has to keep them in the next session.
+    #[error("{0}")]
+    Spill(#[from] SpillError),
     /// What the server sent contradicts the protocol, or a record in the progress topic is none.
     #[error("{0}")]
     Unexpected(String),
@@ -67,7 +71,7 @@ impl Error {
             Self::Topics(error) => error.is_transient(),
             // A new session fences whatever is left of this one; a fenced one waits for the slot like any other.
             Self::Producer(error) => !matches!(error, ProducerError::Fatal { .. }),
-            Self::SlotBusy { .. } => true,
+            Self::SlotBusy { .. } | Self::Spill(_) => true,
             Self::Lost { .. } | Self::TopicSettings(_) | Self::Mapping(_) | Self::Unexpected(_) | Self::Setup(_) => {
                 false
             }

@@ -27,8 +27,19 @@ pub(super) struct Feed {
 pub(super) struct Feeds {
     specs: Vec<EntrySpec>,
     described: HashMap<u32, Described>,
+    announced: Announced,
+}
+
+/// What the log has said of tables, by OID.
+#[derive(Debug, Default)]
+pub(super) struct Announced(HashMap<u32, Announcement>);
+
+#[derive(Debug)]
+struct Announcement {
+    /// The piece of the log in which it came.
+    piece: u64,
     /// `None` for Highwater's own tables.
-    by_oid: HashMap<u32, Option<Feed>>,
+    feed: Option<Feed>,
 }
 
 impl Feeds {
@@ -63,15 +74,39 @@ impl Feeds {
         if !errors.is_empty() {
             return Err(errors);
         }
-        Ok(Self { specs: specs.to_vec(), described, by_oid: HashMap::new() })
+        Ok(Self { specs: specs.to_vec(), described, announced: Announced::default() })
     }
 
-    /// Takes note of a table's columns from here on in the log.
-    pub(super) fn relation(&mut self, relation: &Relation<'_>) {
-        if is_own(relation.namespace, relation.name) {
-            self.by_oid.insert(relation.oid, None);
-            return;
+    /// Takes note of a table's columns from here on in the log, which said so in the piece of this number.
+    pub(super) fn relation(&mut self, relation: &Relation<'_>, piece: u64) {
+        let own = is_own(relation.namespace, relation.name);
+        let feed = if own { None } else { Some(self.feed_of(relation)) };
+        self.announced.0.insert(relation.oid, Announcement { piece, feed });
+    }
+
+    /// Takes note that the log has said the same of a table again.
+    pub(super) fn relation_again(&mut self, oid: u32, piece: u64) {
+        if let Some(announcement) = self.announced.0.get_mut(&oid) {
+            announcement.piece = piece;
         }
+    }
+
+    /// Puts away what the log has said, because a streamed transaction brings announcements of its own, which stand in the
+    /// log before others that are known already.
+    pub(super) fn put_away(&mut self) -> Announced {
+        std::mem::take(&mut self.announced)
+    }
+
+    /// Takes back what was put away: of two announcements of a table, the one that came later counts.
+    pub(super) fn take_back(&mut self, away: Announced) {
+        for (oid, announcement) in away.0 {
+            if self.announced.0.get(&oid).is_none_or(|newer| newer.piece < announcement.piece) {
+                self.announced.0.insert(oid, announcement);
+            }
+        }
+    }
+
+    fn feed_of(&self, relation: &Relation<'_>) -> Feed {
         let columns: Vec<StreamColumn<'_>> =
             relation.columns.into_iter().map(|column| (column.name, column.type_oid)).collect();
         let full = relation.identity == ReplicaIdentity::Full;
@@ -90,7 +125,7 @@ impl Feeds {
         } else {
             info!(table = feed.table.name, entries = feed.entries.len(), "table in the stream");
         }
-        self.by_oid.insert(relation.oid, Some(feed));
+        feed
     }
 
     /// Replaces what the catalogue said of the tables.
@@ -103,9 +138,14 @@ impl Feeds {
         &self.described
     }
 
+    /// Whether the log has announced a table, as it does before its first change.
+    pub(super) fn knows(&self, oid: u32) -> bool {
+        self.announced.0.contains_key(&oid)
+    }
+
     /// Returns the table of a change; `None` for Highwater's own tables and for what the stream did not announce.
     pub(super) fn get(&self, oid: u32) -> Option<&Feed> {
-        self.by_oid.get(&oid)?.as_ref()
+        self.announced.0.get(&oid)?.feed.as_ref()
     }
 
     /// Returns the mapped tables as they are now, for the snapshot.

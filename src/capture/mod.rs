@@ -2,7 +2,7 @@
 //! once, in order, after it is visible on the primary; nothing is acknowledged before it is durable.
 //!
 //! `session` opens one in the order that the promise rests on, `stream` is its loop, `work` and `rows` turn the log into
-//! events, `publisher` writes them, `snapshot` adds what stood in the tables before, `progress` decides where to go on.
+//! events, `spill` keeps transactions in progress until `replay` sends them the same way, `publisher` writes them, `snapshot` adds what stood in the tables before, `progress` decides where to go on.
 
 mod check;
 mod error;
@@ -12,12 +12,14 @@ mod marks;
 mod measures;
 pub mod progress;
 mod publisher;
+mod replay;
 mod rows;
 mod session;
 mod settings;
 #[cfg(test)]
 mod simulation;
 mod snapshot;
+mod spill;
 mod stream;
 mod tables;
 mod through;
@@ -36,6 +38,7 @@ pub use check::{Beginning, MappingCheck, check_mapping, look_at_beginning};
 pub use error::Error;
 pub(crate) use session::TRANSACTION_TIMEOUT;
 pub use settings::Settings;
+pub use spill::SpillError;
 pub use watch::watch_slot;
 
 use crate::config::Source;
@@ -68,7 +71,7 @@ pub fn run(
     shutdown: &Shutdown,
     standing: &Standing,
 ) -> Result<(), Error> {
-    let plan = Plan { source, settings, topics, runtime };
+    let mut plan = Plan { source, settings, topics, runtime, streaming: settings.streaming };
     let began = Instant::now();
     let mut worked = false;
     let mut attempts = Attempts::new(AGAIN);
@@ -89,6 +92,12 @@ pub fn run(
         if !error.is_transient() || (!worked && began.elapsed() > start_deadline) {
             return Err(error);
         }
+        if let Error::Spill(reason) = &error {
+            // What cannot be kept here the server keeps on its own disk; trying again would end the same way.
+            plan.streaming = false;
+            counter!("highwater_capture_streaming_given_up_total", "reason" => reason.kind()).increment(1);
+            warn!(%reason, "capture goes on without streaming until it is started again: the server keeps large transactions");
+        }
         standing.waits_for(told(&error));
         let pause = attempts.failed(Duration::ZERO).unwrap_or(AGAIN.longest);
         warn!(error = told(&error), server = %source.database, brokers = topics.brokers, retry_in = ?pause, "capture will start a new session");
@@ -104,6 +113,7 @@ fn reason(error: &Error) -> &'static str {
         error if error.is_slot_busy() => "slot_busy",
         Error::Source(_) => "source",
         Error::Producer(_) | Error::Topics(_) => "kafka",
+        Error::Spill(_) => "spill",
         _ => "refused",
     }
 }

@@ -22,6 +22,10 @@ use crate::events::mark::{Mark, write_mark};
 use crate::position::{Bound, Position};
 use crate::topics::Topics;
 
+/// Most records that wait for the brokers. More would only be memory: it is a tenth of a second's worth.
+pub(super) const QUEUE_RECORDS: usize = 20_000;
+/// Most bytes of them.
+pub(super) const QUEUE_BYTES: usize = 16 * 1024 * 1024;
 /// How often it is looked whether a commit is done.
 const COMMIT_LOOK: Duration = Duration::from_millis(5);
 
@@ -239,6 +243,11 @@ impl Publisher {
         self.producer.active().poll();
         self.producer.active().check()?;
         self.note_commit(Duration::ZERO)
+    }
+
+    /// Whether the producer's queue has room, so that sending does not wait for the brokers.
+    pub(super) fn has_room(&mut self) -> bool {
+        self.producer.active().in_flight() < QUEUE_RECORDS / 4 * 3
     }
 
     /// Ends the Kafka transaction: what was sent is committed together with the progress that it makes, in the background.

@@ -18,9 +18,10 @@ use tracing::{info, warn};
 use super::error::Error;
 use super::feeds::{Feeds, through_part};
 use super::progress::{self, Lost, Progress, Start, decide_start};
-use super::publisher::Publisher;
+use super::publisher::{Publisher, QUEUE_BYTES, QUEUE_RECORDS};
 use super::settings::Settings;
 use super::snapshot::Snapshot;
+use super::spill::{Limits, Spill};
 use super::tables::{Described, describe_published};
 use super::through::{Memory, Step};
 use super::work::Work;
@@ -40,6 +41,8 @@ pub(super) struct Plan<'a> {
     pub(super) topics: &'a Topics,
     /// For the parts of the Kafka client that are asynchronous; capture itself runs on a thread of its own.
     pub(super) runtime: &'a Handle,
+    /// Whether the server hands out transactions in progress.
+    pub(super) streaming: bool,
 }
 
 /// A session that may publish.
@@ -65,6 +68,7 @@ impl Plan<'_> {
             return Err(Error::Setup(format!("{address} is a standby; point [source] database at the primary")));
         }
         let feeds = self.check_mapping(&mut primary)?;
+        let spill = self.spill()?;
         let system = replication.identify_system(timeout)?;
         let timelines = replication.timelines(system.timeline, timeout)?;
         let source_system = system.system_identifier.to_string();
@@ -92,7 +96,7 @@ impl Plan<'_> {
             }
         };
         info!(bound = %progress.bound, timeline = system.timeline, "capture goes on from here");
-        self.publishing(&config, primary, stream, producer, progress, feeds, timelines)
+        self.publishing(&config, primary, stream, producer, progress, feeds, timelines, spill)
     }
 
     fn database(&self) -> Result<ConnectConfig, Error> {
@@ -126,6 +130,16 @@ impl Plan<'_> {
             return Err(Error::Setup(message));
         }
         Feeds::check(&self.source.map, described).map_err(Error::Mapping)
+    }
+
+    /// Makes room for transactions in progress, if the server hands them out.
+    fn spill(&self) -> Result<Option<Spill>, Error> {
+        if !self.streaming {
+            return Ok(None);
+        }
+        let by_name = || std::env::temp_dir().join(format!("highwater-{}", self.source.name));
+        let folder = self.settings.spill_folder.clone().unwrap_or_else(by_name);
+        Ok(Some(Spill::open(&folder, Limits::with_disk(self.settings.spill_bytes))?))
     }
 
     fn read_progress(&self) -> Result<Option<Progress>, Error> {
@@ -186,7 +200,8 @@ impl Plan<'_> {
             // The server goes on from what was acknowledged.
             start: Lsn::ZERO,
             publications: &[&self.source.publication],
-            streaming: Streaming::Off,
+            // Taken down to what the server's version has.
+            streaming: if self.streaming { Streaming::Parallel } else { Streaming::Off },
         };
         Ok(replication.start_replication(&options, self.settings.answer_timeout)?)
     }
@@ -198,6 +213,8 @@ impl Plan<'_> {
         settings.linger = self.settings.linger;
         settings.transaction_timeout = TRANSACTION_TIMEOUT;
         settings.message_timeout = self.settings.answer_timeout;
+        settings.queue_records = QUEUE_RECORDS;
+        settings.queue_bytes = QUEUE_BYTES;
         let producer = AlternatingProducer::new(&connection, &settings)?;
         let deadline = Instant::now() + self.settings.answer_timeout;
         loop {
@@ -221,6 +238,7 @@ impl Plan<'_> {
         progress: Progress,
         feeds: Feeds,
         timelines: Timelines,
+        spill: Option<Spill>,
     ) -> Result<Session, Error> {
         let timeout = self.settings.answer_timeout;
         let mapped = feeds.mapped();
@@ -240,6 +258,8 @@ impl Plan<'_> {
             timeout,
             transaction: None,
             inside: false,
+            spill,
+            piece: 0,
         };
         Ok(Session { stream, work })
     }

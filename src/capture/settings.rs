@@ -1,5 +1,6 @@
 //! `[capture]`: how changes are captured. What is captured stands in `[source]`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::Section;
@@ -19,6 +20,12 @@ pub struct Settings {
     pub history: bool,
     /// How long a change waits for others on its way to the history topic.
     pub history_gather: Duration,
+    /// Whether the server hands out large transactions before they end.
+    pub streaming: bool,
+    /// Where they are kept until then; by default below the system's temporary folder, by the source's name.
+    pub spill_folder: Option<PathBuf>,
+    /// Limit of the files in it, bytes.
+    pub spill_bytes: u64,
     /// Rows that a snapshot reads at once.
     pub chunk_rows: u32,
     /// After how long a commit that is not visible yet is named in the log.
@@ -37,6 +44,9 @@ impl Settings {
             linger: section.millis("linger_ms", 1, 0..=1000),
             history: section.flag("history", true),
             history_gather: section.millis("history_gather_ms", 25, 0..=1000),
+            streaming: section.flag("streaming", true),
+            spill_folder: Some(section.text("spill_folder", "")).filter(|path| !path.is_empty()).map(PathBuf::from),
+            spill_bytes: section.mebibytes("spill_mib", 8192, 1..=16_777_216) as u64,
             chunk_rows: section.number("chunk_rows", 5000, 1..=1_000_000),
             visible_warning: section.millis("visible_warning_ms", 1000, 1..=600_000),
             answer_timeout: section.seconds("answer_timeout_s", 30, 1..=600),

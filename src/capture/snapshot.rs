@@ -17,7 +17,7 @@ use super::tables::Described;
 use crate::events::row::{Row, Table, Value};
 
 /// Most keys remembered while a chunk is on its way; past it the chunk is read again.
-const MOST_KEYS: usize = 1_000_000;
+const MOST_KEYS: usize = 100_000;
 
 /// One row as text, a value per column.
 pub(super) type OwnedRow = Vec<Option<Vec<u8>>>;

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use highwater_postgres::Lsn;
-use highwater_postgres::pgoutput::Begin;
+use highwater_postgres::pgoutput::{Begin, StreamCommit};
 use highwater_postgres::replication::{Frame, Status};
 use metrics::{counter, gauge, histogram};
 use tracing::{info, warn};
@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::error::Error;
 use super::marks::IDLE;
 use super::measures::Measures;
+use super::replay::begin_of;
 use super::session::Session;
 use super::settings::Settings;
 use super::visible::Visibility;
@@ -22,6 +23,9 @@ use crate::running::Shutdown;
 const MESSAGES_BETWEEN_LOOKS: u32 = 512;
 /// Pauses between two questions whether a commit is visible.
 const VISIBLE_PAUSES: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(5));
+
+/// Pause between two looks whether the producer has room again.
+const ROOM_PAUSE: Duration = Duration::from_millis(1);
 
 /// Reads the log until it is told to stop.
 pub(super) struct Loop<'a> {
@@ -62,9 +66,10 @@ impl<'a> Loop<'a> {
     /// Whatever ends the session; what was sent and not committed is aborted by the next session's fence.
     pub(super) fn run(mut self) -> Result<(), Error> {
         while !self.shutdown.is_cancelled() {
-            let begin = self.read()?;
-            if let Some(begin) = begin {
-                self.begin(&begin)?;
+            match self.read()? {
+                Step::On => {}
+                Step::Begin(begin) => self.begin(&begin)?,
+                Step::Replay(commit) => self.replay(&commit)?,
             }
             self.messages += 1;
             if self.messages >= MESSAGES_BETWEEN_LOOKS || !self.session.stream.has_buffered() {
@@ -82,23 +87,23 @@ impl<'a> Loop<'a> {
         Ok(())
     }
 
-    /// Reads one message; returns the Begin of a transaction.
-    fn read(&mut self) -> Result<Option<Begin>, Error> {
+    /// Reads one message.
+    fn read(&mut self) -> Result<Step, Error> {
         let wait = self.next_deadline();
         let Session { stream, work } = &mut self.session;
         match stream.next(wait)? {
-            Some(Frame::XLogData { payload, .. }) => match work.message(payload)? {
-                Step::Begin(begin) => {
-                    self.heard = Instant::now();
-                    return Ok(Some(begin));
-                }
-                Step::On => {}
-            },
+            Some(Frame::XLogData { payload, .. }) => {
+                let step = work.message(payload)?;
+                self.heard = Instant::now();
+                return Ok(step);
+            }
             Some(Frame::Keepalive { wal_end, reply_requested, .. }) => {
                 gauge!("highwater_capture_server_lsn").set(lsn_as_f64(wal_end));
-                self.measures.keepalive(wal_end, work.inside);
-                // It counts only when nothing is in flight: between a Begin and its Commit it says nothing.
-                if !work.inside {
+                let in_flight = work.inside || work.in_piece();
+                self.measures.keepalive(wal_end, in_flight);
+                // It counts only when nothing is in flight: between a Begin and its Commit it says nothing, nor inside of a
+                // piece of a transaction in progress. Between pieces it does: their commit records are still to come.
+                if !in_flight {
                     work.reach(wal_end)?;
                 }
                 if reply_requested {
@@ -111,10 +116,10 @@ impl<'a> Loop<'a> {
                 let after = self.settings.answer_timeout;
                 return Err(highwater_postgres::Error::Timeout { waiting_for, after }.into());
             }
-            None => return Ok(None),
+            None => return Ok(Step::On),
         }
         self.heard = Instant::now();
-        Ok(None)
+        Ok(Step::On)
     }
 
     /// How long the next read may block: until a mark, a commit or a keepalive is due.
@@ -190,6 +195,41 @@ impl<'a> Loop<'a> {
         // Nothing was read while it was waited for.
         self.heard = Instant::now();
         self.session.work.begin(begin, publish)
+    }
+
+    /// Publishes a streamed transaction. If the shutdown comes first, it is left in the middle and never committed: the next
+    /// session finds it in the log.
+    fn replay(&mut self, commit: &StreamCommit) -> Result<(), Error> {
+        let begin = begin_of(commit);
+        let publish = !self.session.work.is_published(&begin);
+        if publish && !self.await_visible(&begin)? {
+            return Ok(());
+        }
+        let mut replaying = self.session.work.begin_replay(commit, publish)?;
+        while self.session.work.replay(&mut replaying, MESSAGES_BETWEEN_LOOKS)? {
+            if !self.await_room()? {
+                return Ok(());
+            }
+        }
+        self.session.work.end_replay(replaying)?;
+        // Nothing was read meanwhile.
+        self.heard = Instant::now();
+        Ok(())
+    }
+
+    /// Does what is due until the producer has room; `false` if the shutdown came first. A send that waits for brokers
+    /// would keep the server waiting, too.
+    fn await_room(&mut self) -> Result<bool, Error> {
+        loop {
+            self.look_around()?;
+            if self.shutdown.is_cancelled() {
+                return Ok(false);
+            }
+            if self.session.work.publisher.has_room() {
+                return Ok(true);
+            }
+            std::thread::sleep(ROOM_PAUSE);
+        }
     }
 
     /// Waits until the primary shows the commit; `false` if the shutdown came first.

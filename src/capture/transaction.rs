@@ -38,6 +38,11 @@ impl Transaction {
         seq
     }
 
+    /// Returns how many changes of rows it made so far.
+    pub(super) fn changes(&self) -> u32 {
+        self.changes
+    }
+
     /// Takes an event and returns the one of its topic that is now known not to be the last.
     pub(super) fn push(&mut self, draft: Draft) -> Option<Draft> {
         self.held.insert(draft.topic, draft)

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use highwater_postgres::pgoutput::{self, Begin, Commit, LogicalMessage, Message};
+use highwater_postgres::pgoutput::{self, Begin, LogicalMessage, Message, Relation, StreamCommit};
 use highwater_postgres::replication::Timelines;
 use highwater_postgres::{Connection, Lsn};
+use metrics::histogram;
 
 use super::error::Error;
 use super::feeds::Feeds;
 use super::publisher::Publisher;
 use super::rows::SentRow;
 use super::snapshot::Snapshot;
+use super::spill::Spill;
 use super::tables::describe_published;
 use super::through::Memory;
 use super::transaction::Transaction;
@@ -24,6 +26,8 @@ pub(super) enum Step {
     On,
     /// A transaction begins; it may be published once it is visible.
     Begin(Begin),
+    /// A streamed transaction has committed; it may be published once it is visible.
+    Replay(StreamCommit),
 }
 
 /// The state between two messages of the log.
@@ -40,8 +44,12 @@ pub(super) struct Work {
     pub(super) timeout: Duration,
     /// The transaction that is being sent; `None` between transactions, and in one that stands in the topics already.
     pub(super) transaction: Option<Transaction>,
-    /// Whether the stream is between a Begin and its Commit.
+    /// Whether the stream is between a Begin and its Commit, or a streamed transaction is being replayed.
     pub(super) inside: bool,
+    /// Transactions in progress; `None` where the server is not asked for them.
+    pub(super) spill: Option<Spill>,
+    /// The number of the ordinary transaction, or piece of a streamed one, that came last.
+    pub(super) piece: u64,
 }
 
 impl Work {
@@ -53,33 +61,84 @@ impl Work {
 
     /// Handles one message of the log.
     pub(super) fn message(&mut self, payload: &[u8]) -> Result<Step, Error> {
-        let message = pgoutput::decode(payload, false).map_err(|error| Error::Unexpected(error.to_string()))?;
-        match message {
-            Message::Begin(begin) => return Ok(Step::Begin(begin)),
-            Message::Commit(commit) => self.commit(&commit)?,
-            Message::Relation(relation) => {
-                // Sent once for each table, and again when something of it has changed.
-                let described = describe_published(&mut self.primary, &self.publication, self.timeout)?;
-                self.feeds.describe(described);
-                self.feeds.relation(&relation);
+        if self.in_piece() {
+            return self.streamed(payload).map(|()| Step::On);
+        }
+        match decode(payload, false)? {
+            Message::Begin(begin) => {
+                self.piece += 1;
+                return Ok(Step::Begin(begin));
             }
-            Message::Insert(insert) => self.row(insert.relation, SentRow::Insert(insert.new))?,
-            Message::Update(update) => self.row(update.relation, SentRow::Update(update.old, update.new))?,
-            Message::Delete(delete) => self.row(delete.relation, SentRow::Delete(delete.old))?,
-            Message::Truncate(truncate) => {
-                for relation in truncate.relations.iter() {
-                    self.truncation(relation)?;
-                }
+            Message::Commit(commit) => self.commit(commit.end_lsn)?,
+            Message::StreamStart(start) => {
+                self.piece += 1;
+                let piece = self.piece;
+                self.spill()?.start(start, piece)?;
             }
-            Message::Logical(message) => self.context(&message),
-            Message::Origin(_) | Message::Type(_) => {}
-            Message::StreamStart(_) | Message::StreamStop | Message::StreamCommit(_) | Message::StreamAbort(_) => {
-                return Err(Error::Unexpected(
-                    "the server streams a transaction in progress, which was not asked for".into(),
-                ));
-            }
+            Message::StreamAbort(abort) => self.spill()?.abort(abort)?,
+            Message::StreamCommit(commit) => return Ok(Step::Replay(commit)),
+            Message::Relation(relation) => self.announce(&relation, self.piece)?,
+            message => self.apply(&message)?,
         }
         Ok(Step::On)
+    }
+
+    /// Whether the stream is inside of a piece of a transaction in progress.
+    pub(super) fn in_piece(&self) -> bool {
+        self.spill.as_ref().is_some_and(Spill::in_piece)
+    }
+
+    pub(super) fn spill(&mut self) -> Result<&mut Spill, Error> {
+        let unasked = "the server streams a transaction in progress, which was not asked for";
+        self.spill.as_mut().ok_or_else(|| Error::Unexpected(unasked.to_owned()))
+    }
+
+    /// Handles a message inside of a piece of a transaction in progress: keeps what its replay needs.
+    fn streamed(&mut self, payload: &[u8]) -> Result<(), Error> {
+        match payload.first() {
+            Some(b'I' | b'U' | b'D' | b'T' | b'R') => self.spill()?.keep(payload),
+            _ => match decode(payload, true)? {
+                Message::Logical(message) if is_context(&message) => self.spill()?.keep(payload),
+                Message::Logical(_) | Message::Origin(_) | Message::Type(_) => Ok(()),
+                Message::StreamStop => self.spill()?.stop(),
+                message => Err(Error::Unexpected(format!("{message:?} inside of a transaction in progress"))),
+            },
+        }
+    }
+
+    /// Handles a message of a committed transaction.
+    pub(super) fn apply(&mut self, message: &Message<'_>) -> Result<(), Error> {
+        match *message {
+            Message::Insert(insert) => self.row(self.known(insert.relation)?, SentRow::Insert(insert.new)),
+            Message::Update(update) => self.row(self.known(update.relation)?, SentRow::Update(update.old, update.new)),
+            Message::Delete(delete) => self.row(self.known(delete.relation)?, SentRow::Delete(delete.old)),
+            Message::Truncate(truncate) => {
+                truncate.relations.iter().try_for_each(|relation| self.truncation(self.known(relation)?))
+            }
+            Message::Logical(message) => {
+                self.context(&message);
+                Ok(())
+            }
+            Message::Origin(_) | Message::Type(_) => Ok(()),
+            message => Err(Error::Unexpected(format!("{message:?} where a change was expected"))),
+        }
+    }
+
+    /// A change of a table that was not announced would be lost without a word.
+    fn known(&self, relation: u32) -> Result<u32, Error> {
+        if self.feeds.knows(relation) {
+            return Ok(relation);
+        }
+        Err(Error::Unexpected(format!("a change of table {relation}, which the server did not announce")))
+    }
+
+    /// Takes note of a table as of a piece of the log. The server says it once for each table, and again when something of it
+    /// has changed.
+    pub(super) fn announce(&mut self, relation: &Relation<'_>, piece: u64) -> Result<(), Error> {
+        let described = describe_published(&mut self.primary, &self.publication, self.timeout)?;
+        self.feeds.describe(described);
+        self.feeds.relation(relation, piece);
+        Ok(())
     }
 
     /// Begins a transaction: `publish` is false where it stands in the topics already.
@@ -94,13 +153,15 @@ impl Work {
         Ok(())
     }
 
-    fn commit(&mut self, commit: &Commit) -> Result<(), Error> {
+    /// Ends a transaction whose commit record ends at `end_lsn`.
+    pub(super) fn commit(&mut self, end_lsn: Lsn) -> Result<(), Error> {
         self.inside = false;
         if let Some(transaction) = self.transaction.take() {
+            histogram!("highwater_capture_source_transaction_changes").record(transaction.changes());
             for draft in transaction.end() {
                 self.publisher.send(draft, true)?;
             }
-            self.reach(commit.end_lsn)?;
+            self.reach(end_lsn)?;
         }
         Ok(())
     }
@@ -123,10 +184,16 @@ impl Work {
     }
 
     fn context(&mut self, message: &LogicalMessage<'_>) {
-        if let (true, Some(transaction)) = (message.transactional, &mut self.transaction)
-            && message.prefix == CONTEXT_PREFIX
-        {
+        if let (true, Some(transaction)) = (is_context(message), &mut self.transaction) {
             transaction.context = context_json(message.content);
         }
     }
+}
+
+pub(super) fn decode(payload: &[u8], in_stream: bool) -> Result<Message<'_>, Error> {
+    pgoutput::decode(payload, in_stream).map_err(|error| Error::Unexpected(error.to_string()))
+}
+
+fn is_context(message: &LogicalMessage<'_>) -> bool {
+    message.transactional && message.prefix == CONTEXT_PREFIX
 }

@@ -15,3 +15,4 @@ mod shop;
 mod stack;
 mod start;
 mod storefront;
+mod streaming;

@@ -61,6 +61,21 @@ impl Pipeline {
         .await;
     }
 
+    /// Returns the most memory that it has had so far, KiB.
+    pub(crate) fn peak_memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel tells it");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// Returns the sum of a metric over its labels, of those that contain `label`; zero while there is none.
+    pub(crate) async fn metric(&self, name: &str, label: &str) -> f64 {
+        let text = get(&self.operate, "/metrics").await.unwrap_or_default();
+        let is_it = |line: &&str| line.starts_with(&format!("{name}{{")) || line.starts_with(&format!("{name} "));
+        let values = text.lines().filter(is_it).filter(|line| line.contains(label));
+        values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
     /// Ends it as a power cut would.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("the process is killed");

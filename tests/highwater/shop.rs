@@ -117,6 +117,8 @@ fn variables(of_stack: &Variables, name: &str) -> Variables {
     variables.insert("HIGHWATER_CACHE_SERVER".to_owned(), server);
     variables.insert("HIGHWATER_SOURCE_SLOT".to_owned(), name.to_owned());
     variables.insert("HIGHWATER_SOURCE_TOPIC_PREFIX".to_owned(), name.to_owned());
+    let spill = SHOPS.path().join("spill").to_string_lossy().into_owned();
+    variables.insert("HIGHWATER_CAPTURE_SPILL_FOLDER".to_owned(), spill);
     for listener in ["HIGHWATER_OPERATE_LISTEN", "HIGHWATER_STOREFRONT_LISTEN"] {
         let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         variables.insert(listener.to_owned(), free.expect("a free port").to_string());
