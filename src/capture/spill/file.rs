@@ -34,13 +34,12 @@ impl Blocks {
     /// Seals a block and writes it behind the others.
     pub(super) fn append(&mut self, block: &mut [u8]) -> Result<(), SpillError> {
         block::seal(block, self.xid, self.length);
-        let file = match &mut self.file {
-            Some(file) => file,
-            None => {
-                let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path);
-                let opened = opened.map_err(|reason| self.failed("open", reason))?;
-                self.file.insert(opened)
-            }
+        let file = if let Some(file) = &mut self.file {
+            file
+        } else {
+            let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path);
+            let opened = opened.map_err(|reason| self.failed("open", reason))?;
+            self.file.insert(opened)
         };
         let written = file.write_all(block);
         written.map_err(|reason| self.failed("write", reason))?;

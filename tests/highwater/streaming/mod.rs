@@ -134,7 +134,8 @@ async fn who_did_it_inside_a_savepoint_that_was_rolled_back_never_was() {
     let shop = streaming_shop("who").await;
     let mut pipeline = shop.pipeline(&["capture"]).await;
     let session = connect(&shop).await;
-    let says = |who: u32| format!("SELECT pg_logical_emit_message(true, 'highwater.context', '{{\"user_id\": {who}}}');");
+    let says =
+        |who: u32| format!("SELECT pg_logical_emit_message(true, 'highwater.context', '{{\"user_id\": {who}}}');");
     let (a, b) = (prices(500), prices(5));
 
     let told = begin(&session).await;
@@ -215,7 +216,7 @@ async fn interleaved_streamed_and_ordinary_transactions_come_in_commit_order_and
         ordinary.push(transact(&shop, "UPDATE stock_levels SET current_stock = current_stock + 1; COMMIT").await);
     }
     eventually("both are streamed", async || {
-        pipeline.metric("highwater_capture_streamed_transactions", "").await == 2.0
+        pipeline.metric("highwater_capture_streamed_transactions", "").await >= 2.0
     })
     .await;
     let lsn = shop.value("SELECT pg_current_wal_flush_lsn()").await;
@@ -299,7 +300,7 @@ async fn the_largest_transaction_leaves_capture_below_64_mb() {
     eventually("a small one is committed", async || history::of(&shop, &small).await.len() == 1000).await;
     let before = pipeline.peak_memory_kib();
     transact(&shop, &format!("{} COMMIT", prices(ROWS))).await;
-    let replayed = async || pipeline.metric("highwater_capture_replay_seconds_count", "").await == 2.0;
+    let replayed = async || pipeline.metric("highwater_capture_replay_seconds_count", "").await >= 2.0;
     let deadline = std::time::Instant::now() + Duration::from_mins(5);
     while !replayed().await {
         assert!(std::time::Instant::now() < deadline, "not within five minutes:\n{}", pipeline.log());
