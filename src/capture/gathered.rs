@@ -1,14 +1,17 @@
-//! History on its way to its topic: gathered for a moment, because nobody waits for it as a page waits for a price, and each
-//! request to a broker and each commit of the audit log costs the same for one record as for twenty.
+//! Events on their way to the producer, gathered: each request to a broker costs the same for one record as for hundreds, and
+//! librdkafka makes one for each partition as soon as a record has waited for `linger.ms`.
+//!
+//! History waits for a moment always: nobody waits for it as a page waits for a price. State events wait only while the log
+//! has more at hand anyway, as in a backlog.
 
 use std::time::{Duration, Instant};
 
 use crate::events::draft::Draft;
 
 /// More than this is sent at once.
-const RECORDS: usize = 1000;
+pub(super) const RECORDS: usize = 2000;
 /// More than these bytes are sent at once.
-const BYTES: usize = 256 * 1024;
+const BYTES: usize = 1024 * 1024;
 
 /// Events that wait for others. Pure: it is told the time.
 #[derive(Debug)]

@@ -26,6 +26,8 @@ use crate::topics::Topics;
 pub(super) const QUEUE_RECORDS: usize = 20_000;
 /// Most bytes of them.
 pub(super) const QUEUE_BYTES: usize = 16 * 1024 * 1024;
+/// How long state events wait for others at most, while the log has more at hand.
+const EVENTS_GATHER: Duration = Duration::from_millis(20);
 /// How often it is looked whether a commit is done.
 const COMMIT_LOOK: Duration = Duration::from_millis(5);
 
@@ -46,7 +48,8 @@ pub(super) struct Publisher {
     opened: Option<Instant>,
     records: usize,
     mark_bytes: Vec<u8>,
-    gathered: Gathered,
+    events: Gathered,
+    history: Gathered,
     drafts: Drafts,
     marks: Schedule,
 }
@@ -98,7 +101,8 @@ impl Publisher {
             opened: None,
             records: 0,
             mark_bytes: Vec::with_capacity(512),
-            gathered: Gathered::new(settings.history_gather),
+            events: Gathered::new(EVENTS_GATHER),
+            history: Gathered::new(settings.history_gather),
             drafts: Drafts::default(),
             marks: Schedule::new(3 * topics.partitions.unsigned_abs(), settings.mark, Instant::now()),
         }
@@ -134,31 +138,46 @@ impl Publisher {
         self.opened.map(|opened| (opened, self.records))
     }
 
-    /// Sends an event, and the tombstone behind a delete; `live` events are counted for the marks.
-    pub(super) fn send(&mut self, draft: Draft, live: bool) -> Result<(), Error> {
-        if draft.topic != Topic::History {
-            return self.send_now(draft, live);
-        }
+    /// Takes an event on its way; the tombstone behind a delete goes with it.
+    pub(super) fn send(&mut self, draft: Draft) -> Result<(), Error> {
         self.begin_if_needed()?;
-        if self.gathered.push(draft, Instant::now()) {
-            self.send_gathered()?;
+        let now = Instant::now();
+        if draft.topic == Topic::History {
+            if self.history.push(draft, now) {
+                self.send_history()?;
+            }
+            return Ok(());
+        }
+        if self.events.push(draft, now) {
+            self.send_events()?;
         }
         Ok(())
     }
 
-    fn send_gathered(&mut self) -> Result<(), Error> {
-        for draft in self.gathered.take() {
-            self.send_now(draft, true)?;
+    /// Hands the state events that were gathered to the producer: at once where the log has no more at hand.
+    pub(super) fn send_events(&mut self) -> Result<(), Error> {
+        for draft in self.events.take() {
+            self.send_now(draft)?;
         }
         Ok(())
     }
 
-    fn send_now(&mut self, draft: Draft, live: bool) -> Result<(), Error> {
-        let partition = match draft.partition_by {
+    fn send_history(&mut self) -> Result<(), Error> {
+        for draft in self.history.take() {
+            self.send_now(draft)?;
+        }
+        Ok(())
+    }
+
+    fn partition_of(&self, draft: &Draft) -> i32 {
+        match draft.partition_by {
             PartitionBy::Hash(hash) => partition_of_hash(hash, self.partitions),
             PartitionBy::Exactly(partition) => i32::try_from(partition).unwrap_or(i32::MAX),
-        };
-        self.begin_if_needed()?;
+        }
+    }
+
+    fn send_now(&mut self, draft: Draft) -> Result<(), Error> {
+        let partition = self.partition_of(&draft);
         let topic = self.names.events.of(draft.topic);
         let headers = [(CONTENT_TYPE_HEADER, CONTENT_TYPE.as_bytes())];
         match self.producer.active().send(topic, partition, &draft.key, Some(&draft.value), &headers) {
@@ -175,8 +194,8 @@ impl Publisher {
             self.producer.active().send(topic, partition, &draft.key, None, &headers)?;
             self.records += 1;
         }
-        if let (Topic::State(family), true) = (draft.topic, live) {
-            self.progress.count(family, u32::try_from(partition).unwrap_or(0));
+        if let (Topic::State(family), true) = (draft.topic, draft.live) {
+            self.progress.count(family, partition.unsigned_abs());
         }
         self.sent.of(draft.topic).increment(1);
         self.drafts.recycle(draft);
@@ -206,6 +225,8 @@ impl Publisher {
         let bound = self.progress.bound;
         while let Some(place) = self.marks.next(bound, now) {
             self.begin_if_needed()?;
+            // A mark stands behind what it contains.
+            self.send_events()?;
             let partitions = self.partitions.unsigned_abs() as usize;
             let (family, partition) = (place / partitions, u32::try_from(place % partitions).unwrap_or(0));
             let topic = self.names.events.of(Topic::State(Family::ALL[family]));
@@ -237,8 +258,12 @@ impl Publisher {
 
     /// Serves delivery reports, and fails as soon as one of them does. Sends the history whose time has come.
     pub(super) fn poll(&mut self) -> Result<(), Error> {
-        if self.gathered.is_due(Instant::now()) {
-            self.send_gathered()?;
+        let now = Instant::now();
+        if self.events.is_due(now) {
+            self.send_events()?;
+        }
+        if self.history.is_due(now) {
+            self.send_history()?;
         }
         self.producer.active().poll();
         self.producer.active().check()?;
@@ -255,7 +280,8 @@ impl Publisher {
         if self.opened.is_none() {
             return Ok(());
         }
-        self.send_gathered()?;
+        self.send_events()?;
+        self.send_history()?;
         let record = serde_json::to_vec(&self.progress).map_err(|error| Error::Unexpected(error.to_string()))?;
         self.producer.active().send(&self.names.progress, 0, self.source.as_bytes(), Some(&record), &[])?;
         self.settle()?;
@@ -291,7 +317,7 @@ impl Publisher {
     /// Returns by when [`Self::poll`] has something to do, but for delivery reports.
     pub(super) fn next_poll(&self, now: Instant) -> Option<Instant> {
         let committing = self.committing.map(|_| now + COMMIT_LOOK);
-        self.gathered.due().into_iter().chain(committing).min()
+        [self.events.due(), self.history.due(), committing].into_iter().flatten().min()
     }
 
     fn begin_if_needed(&mut self) -> Result<(), Error> {

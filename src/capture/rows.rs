@@ -64,7 +64,7 @@ impl Work {
             let drafts = self.publisher.drafts();
             let draft = write_history(drafts, &feed.table, change, &stamp, seq, &transaction.context);
             if let Some(earlier) = transaction.push(draft) {
-                self.publisher.send(earlier, true)?;
+                self.publisher.send(earlier)?;
             }
         }
         let mut refused = feed.broken.clone();
@@ -84,7 +84,7 @@ impl Work {
             }
             for draft in events.drain(..) {
                 if let Some(earlier) = transaction.push(draft) {
-                    self.publisher.send(earlier, true)?;
+                    self.publisher.send(earlier)?;
                 }
             }
         }
@@ -120,7 +120,7 @@ impl Work {
         }
         for draft in drafts {
             if let Some(earlier) = transaction.push(draft) {
-                self.publisher.send(earlier, true)?;
+                self.publisher.send(earlier)?;
             }
         }
         Ok(())
@@ -156,7 +156,7 @@ impl Work {
                     self.publisher.dead_letter(stamp.position(at), &row, &format!("{}: {error}", entry.name))?;
                 }
                 for draft in events.drain(..) {
-                    self.publisher.send(draft, false)?;
+                    self.publisher.send(draft)?;
                 }
             }
         }

@@ -72,7 +72,11 @@ impl<'a> Loop<'a> {
                 Step::Replay(commit) => self.replay(&commit)?,
             }
             self.messages += 1;
-            if self.messages >= MESSAGES_BETWEEN_LOOKS || !self.session.stream.has_buffered() {
+            let at_hand = self.session.stream.has_buffered();
+            if !at_hand {
+                self.session.work.publisher.send_events()?;
+            }
+            if self.messages >= MESSAGES_BETWEEN_LOOKS || !at_hand {
                 self.messages = 0;
                 self.look_around()?;
             }
@@ -261,6 +265,7 @@ impl<'a> Loop<'a> {
                      see pg_stat_replication and synchronous_standby_names"
                 );
             }
+            self.session.work.publisher.send_events()?;
             self.look_around()?;
             // Nothing announces visibility: it can only be asked for.
             std::thread::sleep(pause);

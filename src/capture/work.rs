@@ -159,7 +159,7 @@ impl Work {
         if let Some(transaction) = self.transaction.take() {
             histogram!("highwater_capture_source_transaction_changes").record(transaction.changes());
             for draft in transaction.end() {
-                self.publisher.send(draft, true)?;
+                self.publisher.send(draft)?;
             }
             self.reach(end_lsn)?;
         }

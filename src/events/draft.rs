@@ -70,6 +70,8 @@ pub struct Draft {
     pub partition_by: PartitionBy,
     /// Whether a tombstone follows.
     pub deletes: bool,
+    /// Whether it is a change of the log, which marks count, and no row that a snapshot read.
+    pub live: bool,
     /// Where `"last":true,` belongs in `value`.
     last_at: usize,
 }
@@ -119,6 +121,7 @@ impl Draft {
         out.extend_from_slice(b",\"entity\":");
         write_string(out, heading.entity);
         draft.last_at = out.len();
+        draft.live = stamp.xid.is_some();
         draft.key.extend_from_slice(heading.entity);
         draft
     }
@@ -172,8 +175,8 @@ pub struct Drafts {
 }
 
 impl Drafts {
-    /// As many as are under way between two sendings of gathered history.
-    const MOST: usize = 1024;
+    /// As many as are gathered at once, and more.
+    const MOST: usize = 8192;
     /// A larger one is not kept, so that one huge row does not hold its memory for good.
     const LARGEST: usize = 8 * 1024;
 
@@ -191,6 +194,15 @@ impl Drafts {
         };
         key.clear();
         value.clear();
-        Draft { topic, position, key, value, partition_by: PartitionBy::Exactly(0), deletes: false, last_at: 0 }
+        Draft {
+            topic,
+            position,
+            key,
+            value,
+            partition_by: PartitionBy::Exactly(0),
+            deletes: false,
+            live: false,
+            last_at: 0,
+        }
     }
 }
