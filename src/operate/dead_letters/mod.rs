@@ -1,6 +1,6 @@
 //! `highwater dead-letters list|retry`: what could not be applied, and its second chance.
 //!
-//! Promise: a letter stays in its topic for ever. A retry that works is noted behind it ([`letter::SETTLES`]); one that
+//! Promise: a letter stays in its topic for ever. A retry that works is noted behind it (header `settles`); one that
 //! fails, or a process that dies in between, leaves the letter as it was, and it can be retried again.
 //!
 //! What a retry means, by who failed:
