@@ -71,7 +71,7 @@ impl AlternatingProducer {
     ///
     /// # Errors
     ///
-    /// A record that was not delivered, or is not within `timeout`, makes it Abortable. Nothing was ended then.
+    /// As [`TransactionalProducer::drain`]. Nothing was ended then.
     ///
     /// # Panics
     ///
@@ -98,10 +98,12 @@ impl AlternatingProducer {
             self.outcomes.recv_timeout(wait).map_err(|error| error == RecvTimeoutError::Timeout)
         };
         match outcome {
-            Ok((producer, committed)) => {
+            Ok((producer, Ok(()))) => {
                 self.resting = Some(producer);
-                committed.map(|()| true)
+                Ok(true)
             }
+            // That producer never rests again: no later question may take its failure for a commit.
+            Ok((_, Err(error))) => Err(error),
             Err(true) => Ok(false),
             Err(false) => Err(no_thread()),
         }
