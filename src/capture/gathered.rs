@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::events::draft::Draft;
 
 /// More than this is sent at once.
-pub(super) const RECORDS: usize = 2000;
+const RECORDS: usize = 2000;
 /// More than these bytes are sent at once.
 const BYTES: usize = 1024 * 1024;
 
@@ -35,6 +35,11 @@ impl Gathered {
         self.bytes += draft.value.len();
         self.drafts.push(draft);
         self.drafts.len() >= RECORDS || self.bytes >= BYTES || self.is_due(now)
+    }
+
+    /// Returns how many events wait.
+    pub(super) fn len(&self) -> usize {
+        self.drafts.len()
     }
 
     /// Returns by when what waits is to be sent.

@@ -25,6 +25,7 @@ struct Handles {
     sent: Histogram,
     delivered: Histogram,
     keepalives: Counter,
+    acknowledgements: Counter,
 }
 
 /// What capture measures of itself, in one place beside the loop that it measures. Log positions, in bytes.
@@ -53,6 +54,7 @@ impl Measures {
             sent: stage("sent"),
             delivered: stage("delivered"),
             keepalives: counter!("highwater_capture_keepalives_total"),
+            acknowledgements: counter!("highwater_capture_acknowledgements_total"),
         };
         Self {
             handles,
@@ -70,6 +72,7 @@ impl Measures {
     /// A keepalive came. Where nothing is in the middle, everything below is read, and holds nothing to be sent.
     pub(super) fn keepalive(&mut self, Lsn(end): Lsn, inside: bool) {
         self.handles.keepalives.increment(1);
+        gauge!("highwater_capture_server_lsn").set(as_f64(end));
         self.server = self.server.max(end);
         if !inside {
             self.sent();
@@ -122,6 +125,12 @@ impl Measures {
         }
     }
 
+    /// The server was told what is durable.
+    pub(super) fn acknowledged(&self, Lsn(durable): Lsn) {
+        gauge!("highwater_capture_acknowledged_lsn").set(as_f64(durable));
+        self.handles.acknowledgements.increment(1);
+    }
+
     fn show(&self, in_flight: usize) {
         let stages =
             [("read", self.read), ("sent", self.sent), ("delivered", self.delivered), ("committed", self.committed)];
@@ -140,7 +149,7 @@ fn reached(stage: &Histogram, committed_at: Timestamp) {
 
 /// A count or a number of bytes as a measurement; exact up to 2^53.
 #[expect(clippy::cast_precision_loss, reason = "gauges are f64")]
-fn as_f64(number: u64) -> f64 {
+pub(super) fn as_f64(number: u64) -> f64 {
     number as f64
 }
 

@@ -2,7 +2,8 @@
 //! once, in order, after it is visible on the primary; nothing is acknowledged before it is durable.
 //!
 //! `session` opens one in the order that the promise rests on, `stream` is its loop, `work` and `rows` turn the log into
-//! events, `spill` keeps transactions in progress until `replay` sends them the same way, `publisher` writes them, `snapshot` adds what stood in the tables before, `progress` decides where to go on.
+//! events, `spill` keeps transactions in progress until `replay` sends them the same way, `publisher` writes them,
+//! `snapshot` adds what stood in the tables before, `progress` decides where to go on.
 
 mod check;
 mod error;

@@ -13,6 +13,7 @@ use tracing::error;
 use super::error::Error;
 use super::gathered::Gathered;
 use super::marks::Schedule;
+use super::measures::as_f64;
 use super::progress::Progress;
 use super::settings::Settings;
 use crate::events::draft::{Draft, Drafts, PartitionBy, Topic};
@@ -128,9 +129,9 @@ impl Publisher {
         self.committed
     }
 
-    /// Returns how many records wait for the brokers' word.
+    /// Returns how many records wait for the brokers' word: state events that are gathered still, too.
     pub(super) fn in_flight(&mut self) -> usize {
-        self.producer.active().in_flight()
+        self.events.len() + self.producer.active().in_flight()
     }
 
     /// Returns when the open Kafka transaction began and how many records it holds.
@@ -156,17 +157,17 @@ impl Publisher {
 
     /// Hands the state events that were gathered to the producer: at once where the log has no more at hand.
     pub(super) fn send_events(&mut self) -> Result<(), Error> {
-        for draft in self.events.take() {
-            self.send_now(draft)?;
-        }
-        Ok(())
+        let drafts = self.events.take();
+        self.send_all(drafts)
     }
 
     fn send_history(&mut self) -> Result<(), Error> {
-        for draft in self.history.take() {
-            self.send_now(draft)?;
-        }
-        Ok(())
+        let drafts = self.history.take();
+        self.send_all(drafts)
+    }
+
+    fn send_all(&mut self, drafts: Vec<Draft>) -> Result<(), Error> {
+        drafts.into_iter().try_for_each(|draft| self.send_now(draft))
     }
 
     fn partition_of(&self, draft: &Draft) -> i32 {
@@ -256,7 +257,7 @@ impl Publisher {
         self.marks.next_at(self.progress.bound)
     }
 
-    /// Serves delivery reports, and fails as soon as one of them does. Sends the history whose time has come.
+    /// Serves delivery reports, and fails as soon as one of them does. Sends what was gathered and whose time has come.
     pub(super) fn poll(&mut self) -> Result<(), Error> {
         let now = Instant::now();
         if self.events.is_due(now) {
@@ -287,7 +288,7 @@ impl Publisher {
         self.settle()?;
         self.producer.end(self.timeout)?;
         self.committing = Some((self.progress.bound, Instant::now()));
-        histogram!("highwater_capture_transaction_records").record(count_as_f64(self.records));
+        histogram!("highwater_capture_transaction_records").record(as_f64(self.records as u64));
         self.opened = None;
         self.records = 0;
         Ok(())
@@ -327,9 +328,4 @@ impl Publisher {
         }
         Ok(())
     }
-}
-
-/// A count of records as a measurement.
-fn count_as_f64(count: usize) -> f64 {
-    u32::try_from(count).map_or(f64::MAX, f64::from)
 }

@@ -137,8 +137,12 @@ impl Work {
         for (at, row) in (0..).step_by(2).zip(&chunk.rows) {
             let row = values(row);
             let change = Change::Snapshot { new: &row };
-            let overtaken = |entry| chunk.overtaken.contains(entry, key_of(&feed.table, &row));
-            if !(0..feed.entries.len()).any(overtaken) {
+            let mut place = (0, key_of(&feed.table, &row));
+            let mut overtaken = |entry| {
+                place.0 = entry;
+                chunk.overtaken.contains(&place)
+            };
+            if !(0..feed.entries.len()).any(&mut overtaken) {
                 learn(&mut self.through, feed, change);
             }
             for (number, entry) in feed.entries.iter().enumerate() {

@@ -70,9 +70,9 @@ pub(super) struct Overtaken {
 }
 
 impl Overtaken {
-    /// Whether this entry's event of the row is older than what was published.
-    pub(super) fn contains(&self, entry: usize, key: Vec<u8>) -> bool {
-        self.all || self.keys.contains(&(entry, key))
+    /// Whether the event of a mapping entry and a row, by its key, is older than what was published.
+    pub(super) fn contains(&self, place: &(usize, Vec<u8>)) -> bool {
+        self.all || self.keys.contains(place)
     }
 }
 

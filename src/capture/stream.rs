@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use highwater_postgres::Lsn;
 use highwater_postgres::pgoutput::{Begin, StreamCommit};
 use highwater_postgres::replication::{Frame, Status};
-use metrics::{counter, gauge, histogram};
+use metrics::{counter, histogram};
 use tracing::{info, warn};
 
 use super::error::Error;
@@ -95,14 +95,9 @@ impl<'a> Loop<'a> {
     fn read(&mut self) -> Result<Step, Error> {
         let wait = self.next_deadline();
         let Session { stream, work } = &mut self.session;
-        match stream.next(wait)? {
-            Some(Frame::XLogData { payload, .. }) => {
-                let step = work.message(payload)?;
-                self.heard = Instant::now();
-                return Ok(step);
-            }
+        let step = match stream.next(wait)? {
+            Some(Frame::XLogData { payload, .. }) => work.message(payload)?,
             Some(Frame::Keepalive { wal_end, reply_requested, .. }) => {
-                gauge!("highwater_capture_server_lsn").set(lsn_as_f64(wal_end));
                 let in_flight = work.inside || work.in_piece();
                 self.measures.keepalive(wal_end, in_flight);
                 // It counts only when nothing is in flight: between a Begin and its Commit it says nothing, nor inside of a
@@ -113,6 +108,7 @@ impl<'a> Loop<'a> {
                 if reply_requested {
                     self.acknowledge(false)?;
                 }
+                Step::On
             }
             None if self.heard.elapsed() > self.settings.answer_timeout => {
                 // Keepalives are asked for every second: a server that hangs, or is cut off, answers none of them.
@@ -121,9 +117,9 @@ impl<'a> Loop<'a> {
                 return Err(highwater_postgres::Error::Timeout { waiting_for, after }.into());
             }
             None => return Ok(Step::On),
-        }
+        };
         self.heard = Instant::now();
-        Ok(Step::On)
+        Ok(step)
     }
 
     /// How long the next read may block: until a mark, a commit or a keepalive is due.
@@ -181,10 +177,9 @@ impl<'a> Loop<'a> {
         let durable = Lsn(self.session.work.publisher.committed().lsn());
         assert!(self.acknowledged <= durable, "acknowledged {} before it was durable", self.acknowledged);
         self.acknowledged = durable;
-        gauge!("highwater_capture_acknowledged_lsn").set(lsn_as_f64(durable));
         let status = Status { written: durable, flushed: durable, applied: durable, reply_requested: ask };
         self.session.stream.send_status(status)?;
-        counter!("highwater_capture_acknowledgements_total").increment(1);
+        self.measures.acknowledged(durable);
         if ask {
             self.last_status = Instant::now();
         }
@@ -272,10 +267,4 @@ impl<'a> Loop<'a> {
             pause = (pause * 2).min(VISIBLE_PAUSES.1);
         }
     }
-}
-
-/// A log position as a measurement; its distances stay exact up to 2^53 bytes.
-#[expect(clippy::cast_precision_loss, reason = "gauges are f64")]
-fn lsn_as_f64(lsn: Lsn) -> f64 {
-    lsn.0 as f64
 }

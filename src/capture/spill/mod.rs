@@ -23,6 +23,7 @@ pub use error::SpillError;
 pub(super) use streamed::Replay;
 
 use super::error::Error;
+use super::measures::as_f64;
 use file::Blocks;
 use folder::Folder;
 use streamed::Streamed;
@@ -171,9 +172,9 @@ impl Spill {
     }
 
     fn show(&self) {
-        gauge!("highwater_capture_spilled_bytes").set(bytes_as_f64(self.on_disk));
+        gauge!("highwater_capture_spilled_bytes").set(as_f64(self.on_disk));
         let open = self.open.len() + usize::from(self.current.is_some());
-        gauge!("highwater_capture_streamed_transactions").set(bytes_as_f64(open as u64));
+        gauge!("highwater_capture_streamed_transactions").set(as_f64(open as u64));
     }
 }
 
@@ -194,10 +195,4 @@ fn rolled_back_changes(count: u64) {
 
 fn contradiction(what: &str, xid: u32) -> Error {
     Error::Unexpected(format!("the server {what} a streamed transaction {xid} that it never began"))
-}
-
-/// A count as a measurement; exact up to 2^53.
-#[expect(clippy::cast_precision_loss, reason = "gauges are f64")]
-fn bytes_as_f64(count: u64) -> f64 {
-    count as f64
 }
