@@ -74,13 +74,12 @@ impl Plan<'_> {
         let source_system = system.system_identifier.to_string();
 
         // The order matters; see above. Progress is read twice: before, to refuse without harm, and after the fence.
-        let before = self.read_progress()?;
-        let start = match self.decide(&mut replication, &timelines, &source_system, before) {
+        let start = match self.decide(&mut replication, &timelines, &source_system) {
             Err(Error::Lost { lost: Lost::Gap { .. }, .. }) => {
                 // A broker that died right behind a commit shows it only when its transaction was completed, which the
                 // fence waits for. Nobody has the slot, so nobody is fenced who should not be.
                 drop(self.fence()?);
-                self.decide(&mut replication, &timelines, &source_system, self.read_progress()?)?
+                self.decide(&mut replication, &timelines, &source_system)?
             }
             decided => decided?,
         };
@@ -154,18 +153,15 @@ impl Plan<'_> {
             .map_err(|error| Error::Unexpected(format!("the newest record of topic `{topic}` is no progress: {error}")))
     }
 
-    fn decide(
-        &self,
-        replication: &mut Connection,
-        timelines: &Timelines,
-        system: &str,
-        progress: Option<Progress>,
-    ) -> Result<Start, Error> {
+    fn decide(&self, replication: &mut Connection, timelines: &Timelines, system: &str) -> Result<Start, Error> {
+        // The slot before the progress: what it was told is durable stands in the topics then. The other way round, another
+        // capture that works and dies in between would look like a gap.
         let slot = replication.slot(&self.source.slot, self.settings.answer_timeout)?;
         if let Some(pid) = slot.as_ref().and_then(|slot| slot.active_pid) {
             return Err(Error::SlotBusy { slot: self.source.slot.clone(), pid });
         }
         let state = slot_state(slot.as_ref(), timelines);
+        let progress = self.read_progress()?;
         let address = replication.address().to_owned();
         decide_start(&self.source.slot, &address, &self.topics.progress(), system, state, progress).map_err(|lost| {
             let choices = lost.choices(&self.topics.prefix);
