@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
-use highwater::operate::{check, dead_letters, replay, status};
+use highwater::operate::{check, dead_letters, replay, snapshot, status};
 use highwater::roles::{Config, Role};
 use highwater::running::told;
 
@@ -36,6 +36,15 @@ enum Command {
         /// Which copy is rebuilt.
         #[arg(long)]
         into: Copied,
+    },
+    /// Reads tables again while the pipeline runs, deletes in the topics what vanished from them, and ends when that is done.
+    Snapshot {
+        /// Their names, as the mapping has them.
+        #[arg(required = true)]
+        tables: Vec<String>,
+        /// Asks for it, and does not wait.
+        #[arg(long)]
+        no_wait: bool,
     },
     /// Says what would go wrong at the start, and the command that mends it. Exit code 1 if something would.
     Check {
@@ -150,6 +159,12 @@ fn execute(command: Command, config: Config) -> Result<ExitCode> {
                     ExitCode::SUCCESS
                 })
                 .context("the replay ended early; what it did stands, and it can be started again")
+        }
+        Command::Snapshot { tables, no_wait } => {
+            telemetry::start_logs(&config.operate)?;
+            let show = |advance: &snapshot::Advance| println!("{advance}");
+            runtime.block_on(snapshot::snapshot(&config.source, &config.topics, &tables, !no_wait, show))?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Check { roles } => {
             let report = runtime.block_on(check::check(&config, &chosen(roles)));

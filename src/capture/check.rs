@@ -6,7 +6,7 @@ use highwater_postgres::replication::{SlotState, SystemIdentity, Timelines};
 use highwater_postgres::{Connection, Error, Session};
 
 use super::feeds::Feeds;
-use super::progress::{Lost, Progress, Start, decide_start};
+use super::progress::{Lost, Progress, Serving, Start, decide_start};
 use super::session::slot_state;
 use super::tables::{describe_named, describe_published};
 use crate::config::Source;
@@ -69,6 +69,7 @@ impl Beginning {
     pub fn decide(&self, source: &Source, topic: &str, progress: Option<Progress>) -> Result<Start, Lost> {
         let state = slot_state(self.slot.as_ref(), &self.timelines);
         let (server, system) = (source.database.url(), self.system.system_identifier.to_string());
-        decide_start(&source.slot, server, topic, &system, state, progress)
+        let from = Serving { slot: &source.slot, server, system: &system, timeline: self.system.timeline };
+        decide_start(from, topic, state, progress)
     }
 }

@@ -12,6 +12,9 @@ pub enum Error {
     /// PostgreSQL could not be reached, refused, or broke off.
     #[error("PostgreSQL: {0}")]
     Source(#[from] highwater_postgres::Error),
+    /// Rows could not be read for the snapshot.
+    #[error("reading rows for the snapshot: {0}")]
+    Snapshot(highwater_postgres::Error),
     /// The producer's transaction could not be completed.
     #[error("Kafka: {0}")]
     Producer(#[from] ProducerError),
@@ -67,6 +70,8 @@ impl Error {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
+            // undefined_column, undefined_table: the table was altered; a new session looks at it again, or refuses it.
+            Self::Snapshot(error) => error.is_transient() || matches!(error.code(), Some("42703" | "42P01")),
             Self::Source(error) => error.is_transient() || self.is_slot_busy(),
             Self::Topics(error) => error.is_transient(),
             // A new session fences whatever is left of this one; a fenced one waits for the slot like any other.

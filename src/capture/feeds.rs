@@ -148,16 +148,25 @@ impl Feeds {
         self.announced.0.get(&oid)?.feed.as_ref()
     }
 
-    /// Returns the mapped tables as they are now, for the snapshot.
-    pub(super) fn mapped(&self) -> Vec<(Described, Feed)> {
-        let mut mapped: Vec<_> = self
-            .described
-            .values()
-            .map(|described| (described.clone(), feed(described.table(), &self.specs, &self.described)))
-            .filter(|(_, feed)| !feed.entries.is_empty())
-            .collect();
-        mapped.sort_by(|(_, a), (_, b)| a.table.name.cmp(&b.table.name));
-        mapped
+    /// Returns the names of the mapped tables, in order.
+    pub(super) fn mapped(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.specs.iter().map(|spec| spec.table.value.clone()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Returns a mapped table as it is now; none where it is not mapped, or not published any more.
+    pub(super) fn mapped_now(&self, name: &str) -> Option<(Described, Feed)> {
+        let described = self.described.values().find(|described| described.plain_name() == name)?;
+        let feed = feed(described.table(), &self.specs, &self.described);
+        (!feed.entries.is_empty()).then(|| (described.clone(), feed))
+    }
+
+    /// Returns what all other tables feed.
+    pub(super) fn entries_beside(&self, name: &str) -> Vec<Entry> {
+        let others = self.mapped().into_iter().filter(|other| other != name);
+        others.filter_map(|other| self.mapped_now(&other)).flat_map(|(_, feed)| feed.entries).collect()
     }
 
     /// Returns the tables that feed a topic.

@@ -6,14 +6,17 @@
 //! `snapshot` adds what stood in the tables before, `progress` decides where to go on.
 
 mod check;
+mod chunks;
 mod error;
 mod feeds;
 mod gathered;
+mod lost;
 mod marks;
 mod measures;
 pub mod progress;
 mod publisher;
 mod replay;
+mod request;
 mod rows;
 mod session;
 mod settings;
@@ -37,6 +40,7 @@ use tracing::{info, warn};
 
 pub use check::{Beginning, MappingCheck, check_mapping, look_at_beginning};
 pub use error::Error;
+pub use request::Request;
 pub(crate) use session::TRANSACTION_TIMEOUT;
 pub use settings::Settings;
 pub use spill::SpillError;
@@ -113,6 +117,7 @@ fn reason(error: &Error) -> &'static str {
     match error {
         error if error.is_slot_busy() => "slot_busy",
         Error::Source(_) => "source",
+        Error::Snapshot(_) => "snapshot",
         Error::Producer(_) | Error::Topics(_) => "kafka",
         Error::Spill(_) => "spill",
         _ => "refused",

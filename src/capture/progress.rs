@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use highwater_postgres::replication::Timelines;
 use serde::{Deserialize, Serialize};
 
 use crate::events::mapping::spec::Family;
@@ -38,6 +39,35 @@ pub struct TableSnapshot {
     pub rows: u64,
     /// Whether the table's end was reached.
     pub complete: bool,
+    /// Why it is read, if it was read before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<Again>,
+}
+
+/// A table that is read again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Again {
+    /// What the topics hold of it from before this bound, and was not published since, has vanished.
+    pub since: Bound,
+    /// Whether what the topics hold is right all the same, but for what somebody wants to have read again.
+    pub stands: bool,
+    /// Changes and rows of it that went to the dead letters since.
+    #[serde(default)]
+    pub refused: u64,
+}
+
+impl TableSnapshot {
+    /// Whether every row of the table stands in the topics.
+    #[must_use]
+    pub fn stands(&self) -> bool {
+        self.complete || self.again.as_ref().is_some_and(|again| again.stands)
+    }
+
+    /// Begins the table anew, at this bound of the log. `gap`: changes before it are not in the topics.
+    pub fn read_again(&mut self, since: Bound, gap: bool) {
+        let stands = self.stands() && !gap;
+        *self = Self { again: Some(Again { since, stands, refused: 0 }), ..Self::default() };
+    }
 }
 
 impl Progress {
@@ -53,6 +83,15 @@ impl Progress {
     #[must_use]
     pub fn covers(&self, timeline: u32, commit_lsn: u64) -> bool {
         Bound::at_lsn(timeline, commit_lsn) < self.bound
+    }
+
+    /// Returns where the server's own log begins to differ from what was published: past a promotion of a standby that did not
+    /// have it all. What was published from there on happened on no server that is left.
+    #[must_use]
+    pub fn phantoms(&self, timelines: &Timelines) -> Option<Bound> {
+        let published = self.bound.timeline();
+        let ended = timelines.switches().iter().find(|switch| switch.timeline >= published)?.until;
+        (self.bound.lsn() > ended.0).then(|| Bound::at_lsn(timelines.timeline_of(ended), ended.0))
     }
 
     /// Moves the bound up; it never goes back, though keepalives do after a reconnect.
@@ -126,6 +165,33 @@ pub enum Lost {
         /// What the topics hold.
         bound: Bound,
     },
+    /// The server is on an older timeline than what was published: a promotion left it behind.
+    #[error("topic `{topic}` holds progress of timeline {published}, but {server} is on timeline {timeline}: a promotion left it behind")]
+    LeftBehind {
+        /// The progress topic.
+        topic: String,
+        /// Timeline of the progress.
+        published: u32,
+        /// The server's address.
+        server: String,
+        /// Its timeline.
+        timeline: u32,
+    },
+    /// The server's log ends before what was published.
+    #[error(
+        "a new slot on {server} begins at {slot_bound}, below what topic `{topic}` holds ({bound}): the server was restored \
+         from a backup"
+    )]
+    WentBack {
+        /// The progress topic.
+        topic: String,
+        /// What the topics hold.
+        bound: Bound,
+        /// The server's address.
+        server: String,
+        /// Where the slot begins.
+        slot_bound: Bound,
+    },
     /// The progress was made from another server.
     #[error("topic `{topic}` holds progress of system {published}, but the source is system {source_system}")]
     OtherSystem {
@@ -147,11 +213,23 @@ impl Lost {
              the table highwater.audit_progress, which speak of the old topics, then start"
         );
         match self {
-            Self::OtherSystem { .. } => format!("point [source] at the right server; or, {anew}"),
+            Self::OtherSystem { .. } | Self::LeftBehind { .. } => {
+                format!("point [source] at the right server; or, {anew}")
+            }
+            Self::WentBack { .. } => anew,
             Self::SlotMissing { .. } | Self::SlotInvalidated { .. } | Self::Gap { .. } => {
-                format!("changes between the two are not in the topics; {anew}")
+                format!(
+                    "changes between the two are not in the topics; to go on without them and read every mapped table again, \
+                     set [capture] on_lost_slot = \"resnapshot\"; or, {anew}"
+                )
             }
         }
+    }
+
+    /// Whether changes are missing and nothing else is wrong, so that reading all tables again mends the copies.
+    #[must_use]
+    pub fn is_gap(&self) -> bool {
+        matches!(self, Self::SlotMissing { .. } | Self::SlotInvalidated { .. } | Self::Gap { .. })
     }
 }
 
@@ -166,18 +244,30 @@ pub enum SlotState {
     At(Bound),
 }
 
+/// Who serves the log.
+#[derive(Debug, Clone, Copy)]
+pub struct Serving<'a> {
+    /// Name of the slot.
+    pub slot: &'a str,
+    /// The server's address.
+    pub server: &'a str,
+    /// Its system identifier.
+    pub system: &'a str,
+    /// The timeline that it is on.
+    pub timeline: u32,
+}
+
 /// Decides how to start. Pure, so that every pair of states can be tested.
 ///
 /// # Errors
 /// The two do not fit together.
 pub fn decide_start(
-    slot_name: &str,
-    server: &str,
+    from: Serving<'_>,
     topic: &str,
-    system: &str,
     slot: SlotState,
     progress: Option<Progress>,
 ) -> Result<Start, Lost> {
+    let Serving { slot: slot_name, server, system, timeline } = from;
     let Some(progress) = progress else {
         return match slot {
             SlotState::Missing => Ok(Start::Fresh),
@@ -190,6 +280,14 @@ pub fn decide_start(
             topic: topic.to_owned(),
             published: progress.system,
             source_system: system.to_owned(),
+        });
+    }
+    if progress.bound.timeline() > timeline {
+        return Err(Lost::LeftBehind {
+            topic: topic.to_owned(),
+            published: progress.bound.timeline(),
+            server: server.to_owned(),
+            timeline,
         });
     }
     match slot {
@@ -220,7 +318,36 @@ mod tests {
     }
 
     fn decide(slot: SlotState, progress: Option<Progress>) -> Result<Start, Lost> {
-        decide_start("s", "db:5432", "catalog.progress", "7", slot, progress)
+        let from = Serving { slot: "s", server: "db:5432", system: "7", timeline: 1 };
+        decide_start(from, "catalog.progress", slot, progress)
+    }
+
+    #[test]
+    fn a_server_that_a_promotion_left_behind_is_refused() {
+        let mut newer = progress(10);
+        newer.bound = Bound::at_lsn(2, 10);
+        assert!(matches!(decide(SlotState::At(at(10)), Some(newer)), Err(Lost::LeftBehind { .. })));
+    }
+
+    #[test]
+    fn what_was_published_at_or_past_a_promotion_is_a_phantom_and_only_that() {
+        let timelines = Timelines::parse(2, "1\t0/10\tno recovery target specified").expect("a history");
+        assert_eq!(progress(0x10).phantoms(&timelines), None, "nothing at the switch itself is published");
+        assert_eq!(progress(0x11).phantoms(&timelines), Some(Bound::at_lsn(2, 0x10)));
+        let mut newer = progress(0x11);
+        newer.bound = Bound::at_lsn(2, 0x11);
+        assert_eq!(newer.phantoms(&timelines), None);
+    }
+
+    #[test]
+    fn a_table_that_is_read_again_stands_unless_changes_of_it_are_missing() {
+        let mut table = TableSnapshot { complete: true, rows: 5, ..TableSnapshot::default() };
+        table.read_again(at(7), false);
+        assert!(table.stands() && !table.complete && table.rows == 0);
+        table.read_again(at(8), true);
+        assert!(!table.stands());
+        table.read_again(at(9), false);
+        assert!(!table.stands(), "what is missing is missing until the table is read");
     }
 
     #[test]

@@ -1,23 +1,22 @@
-//! Rows on their way to events: changes of the stream, truncations, and chunks of the snapshot.
+//! Rows on their way to events: changes of the stream, and truncations.
 
-use highwater_postgres::Timestamp;
 use highwater_postgres::pgoutput::{Column, OldRow, TupleData};
 use smallvec::SmallVec;
 
 use super::error::Error;
 use super::feeds::Feed;
-use super::snapshot::{ReadyChunk, Snapshot, key_of, values};
+use super::progress::Progress;
+use super::snapshot::{Snapshot, key_of};
 use super::through::Memory;
 use super::work::Work;
-use crate::events::draft::{Draft, Stamp};
+use crate::events::draft::Draft;
 use crate::events::history::{write_history, write_history_truncation};
-use crate::events::json::commit_time;
 use crate::events::mapping::entry::Part;
 use crate::events::row::{Change, Row, Table, Value};
 use crate::events::state::{write_state_events, write_truncation};
 
 /// A row's values; most tables have no more columns than these, so that it needs no allocation.
-type Values<'a> = SmallVec<[Value<'a>; 24]>;
+pub(super) type Values<'a> = SmallVec<[Value<'a>; 24]>;
 
 /// A change of one row as the log sends it.
 #[derive(Clone, Copy)]
@@ -77,7 +76,7 @@ impl Work {
                 return Err(error.into());
             }
             if outcome.is_err() || !events.is_empty() {
-                overtake(&mut self.snapshot, &feed.table, at, change);
+                overtake(&mut self.snapshot, &feed.table, at, change, &events);
             }
             if let Err(error) = outcome {
                 refused = Some(format!("{}: {error}", entry.name));
@@ -90,6 +89,7 @@ impl Work {
         }
         if let Some(reason) = refused {
             let row = reference(&feed.table, change);
+            note_refused(&mut self.publisher.progress, &feed.table.name);
             self.publisher.dead_letter(stamp.position(seq), &row, &reason)?;
         }
         Ok(())
@@ -125,49 +125,6 @@ impl Work {
         }
         Ok(())
     }
-
-    /// Publishes the rows of a chunk just below its bound.
-    pub(super) fn publish_chunk(&mut self, chunk: &ReadyChunk) -> Result<(), Error> {
-        let Some(feed) = self.snapshot.table(&chunk.table) else { return Ok(()) };
-        let source = self.publisher.source();
-        let lsn = chunk.high - 1;
-        let timeline = self.timelines.timeline_of(highwater_postgres::Lsn(lsn));
-        let stamp = Stamp { source: &source, timeline, lsn, time: commit_time(Timestamp::now().0), xid: None };
-        let mut events = SmallVec::<[Draft; 2]>::new();
-        for (at, row) in (0..).step_by(2).zip(&chunk.rows) {
-            let row = values(row);
-            let change = Change::Snapshot { new: &row };
-            let mut place = (0, key_of(&feed.table, &row));
-            let mut overtaken = |entry| {
-                place.0 = entry;
-                chunk.overtaken.contains(&place)
-            };
-            if !(0..feed.entries.len()).any(&mut overtaken) {
-                learn(&mut self.through, feed, change);
-            }
-            for (number, entry) in feed.entries.iter().enumerate() {
-                if overtaken(number) {
-                    continue;
-                }
-                let mut through = self.through.with(&mut self.primary, self.timeout);
-                let drafts = self.publisher.drafts();
-                let outcome = write_state_events(entry, change, &stamp, at, &mut through, drafts, &mut events);
-                if let Some(error) = self.through.failure() {
-                    return Err(error.into());
-                }
-                if let Err(error) = outcome {
-                    let row = reference(&feed.table, change);
-                    self.publisher.dead_letter(stamp.position(at), &row, &format!("{}: {error}", entry.name))?;
-                }
-                for draft in events.drain(..) {
-                    self.publisher.send(draft)?;
-                }
-            }
-        }
-        let ledger = &mut self.publisher.progress.snapshot.tables;
-        ledger.insert(chunk.table.clone(), chunk.progress.clone());
-        Ok(())
-    }
 }
 
 /// Returns the values of a new row; what was not sent is an unchanged TOASTed value, which the old row may hold.
@@ -197,8 +154,15 @@ fn old_values<'a>(table: &Table, old: &OldRow<'a>) -> Option<Values<'a>> {
     Some(tuple.into_iter().enumerate().map(value).collect())
 }
 
+/// Takes note of a change without an event, in case its table is read again.
+pub(super) fn note_refused(progress: &mut Progress, table: &str) {
+    if let Some(again) = progress.snapshot.tables.get_mut(table).and_then(|table| table.again.as_mut()) {
+        again.refused += 1;
+    }
+}
+
 /// Takes note of which part a row belongs to, if rows of other tables ask for it.
-fn learn(through: &mut Memory, feed: &Feed, change: Change<'_>) {
+pub(super) fn learn(through: &mut Memory, feed: &Feed, change: Change<'_>) {
     let table = &feed.table;
     let row = new_or_old(change);
     let (true, [key]) = (through.watches(&table.name), &table.primary_key[..]) else { return };
@@ -216,14 +180,10 @@ fn learn(through: &mut Memory, feed: &Feed, change: Change<'_>) {
 }
 
 /// Takes note that the rows of a change are newer in the stream than in a chunk that is under way.
-fn overtake(snapshot: &mut Snapshot, table: &Table, entry: usize, change: Change<'_>) {
-    let (old, new) = match change {
-        Change::Insert { new } | Change::Snapshot { new } => (None, Some(new)),
-        Change::Update { old, new } => (old, Some(new)),
-        Change::Delete { old } => (Some(old), None),
-    };
-    for row in [old, new].into_iter().flatten() {
-        snapshot.overtake(table, entry, row);
+fn overtake(snapshot: &mut Snapshot, table: &Table, entry: usize, change: Change<'_>, events: &[Draft]) {
+    match change {
+        Change::Update { old: Some(old), new } => snapshot.overtake(table, entry, &[old, new], events),
+        change => snapshot.overtake(table, entry, &[new_or_old(change)], events),
     }
 }
 
@@ -235,7 +195,7 @@ fn new_or_old(change: Change<'_>) -> Row<'_> {
 }
 
 /// Returns where an operator finds the row: table and key, no other data.
-fn reference(table: &Table, change: Change<'_>) -> String {
+pub(super) fn reference(table: &Table, change: Change<'_>) -> String {
     let row = new_or_old(change);
     let key = key_of(table, row);
     let key = String::from_utf8_lossy(&key).trim_end_matches('\0').replace('\0', ",");

@@ -17,7 +17,8 @@ use tracing::{info, warn};
 
 use super::error::Error;
 use super::feeds::{Feeds, through_part};
-use super::progress::{self, Lost, Progress, Start, decide_start};
+use super::lost::read_phantoms_again;
+use super::progress::{self, Lost, Progress, Serving, Start, decide_start};
 use super::publisher::{Publisher, QUEUE_BYTES, QUEUE_RECORDS};
 use super::settings::Settings;
 use super::snapshot::Snapshot;
@@ -27,7 +28,7 @@ use super::through::{Memory, Step};
 use super::work::Work;
 use crate::config::Source;
 use crate::events::mapping::spec::{EntrySpec, PartSpec};
-use crate::position::Bound;
+use crate::position::{Bound, Position};
 use crate::topics::Topics;
 
 /// Longest time between two commits of one Kafka transaction: the broker's own limit
@@ -74,19 +75,26 @@ impl Plan<'_> {
         let source_system = system.system_identifier.to_string();
 
         // The order matters; see above. Progress is read twice: before, to refuse without harm, and after the fence.
-        let start = match self.decide(&mut replication, &timelines, &source_system) {
+        let decided = match self.decide(&mut replication, &timelines, &source_system) {
             Err(Error::Lost { lost: Lost::Gap { .. }, .. }) => {
                 // A broker that died right behind a commit shows it only when its transaction was completed, which the
                 // fence waits for. Nobody has the slot, so nobody is fenced who should not be.
                 drop(self.fence()?);
-                self.decide(&mut replication, &timelines, &source_system)?
+                self.decide(&mut replication, &timelines, &source_system)
             }
-            decided => decided?,
+            decided => decided,
+        };
+        let (start, gap) = match decided {
+            Err(Error::Lost { lost, .. }) if self.goes_on_behind(&lost) => {
+                (self.start_behind(&lost, &mut replication, &timelines)?, Some(lost))
+            }
+            decided => (decided?, None),
         };
         let slot_bound = self.make_slot_if_fresh(&mut replication, &timelines, &start)?;
+        let address = replication.address().to_owned();
         let stream = self.take_slot(replication)?;
         let producer = self.fence()?;
-        let progress = match (self.read_progress()?, slot_bound) {
+        let mut progress = match (self.read_progress()?, slot_bound) {
             (Some(progress), _) => progress,
             (None, Some(bound)) => Progress::beginning(source_system, bound, self.topics.partitions.unsigned_abs()),
             (None, None) => {
@@ -94,8 +102,18 @@ impl Plan<'_> {
                 return Err(Error::Unexpected(format!("topic `{topic}` lost its progress while capture started")));
             }
         };
+        let mut named = Vec::new();
+        if let (Some(lost), Some(bound)) = (gap, slot_bound) {
+            named.push(self.go_on_behind(&lost, &address, bound, &mut progress, &feeds)?);
+        }
+        named.extend(read_phantoms_again(&mut progress, &timelines, &feeds));
         info!(bound = %progress.bound, timeline = system.timeline, "capture goes on from here");
-        self.publishing(&config, primary, stream, producer, progress, feeds, timelines, spill)
+        let mut session = self.publishing(&config, primary, stream, producer, progress, feeds, timelines, spill)?;
+        let publisher = &mut session.work.publisher;
+        let bound = publisher.progress.bound;
+        let at = Position { timeline: bound.timeline(), lsn: bound.lsn(), seq: 0 };
+        named.iter().try_for_each(|missing| publisher.dead_letter(at, "*", missing))?;
+        Ok(session)
     }
 
     fn database(&self) -> Result<ConnectConfig, Error> {
@@ -163,14 +181,17 @@ impl Plan<'_> {
         let state = slot_state(slot.as_ref(), timelines);
         let progress = self.read_progress()?;
         let address = replication.address().to_owned();
-        decide_start(&self.source.slot, &address, &self.topics.progress(), system, state, progress).map_err(|lost| {
-            let choices = lost.choices(&self.topics.prefix);
-            Error::Lost { lost, choices }
-        })
+        let from = Serving { slot: &self.source.slot, server: &address, system, timeline: timelines.current() };
+        decide_start(from, &self.topics.progress(), state, progress).map_err(|lost| self.refused(lost))
+    }
+
+    pub(super) fn refused(&self, lost: Lost) -> Error {
+        let choices = lost.choices(&self.topics.prefix);
+        Error::Lost { lost, choices }
     }
 
     /// Returns where a slot without progress begins.
-    fn make_slot_if_fresh(
+    pub(super) fn make_slot_if_fresh(
         &self,
         replication: &mut Connection,
         timelines: &Timelines,
@@ -237,10 +258,9 @@ impl Plan<'_> {
         spill: Option<Spill>,
     ) -> Result<Session, Error> {
         let timeout = self.settings.answer_timeout;
-        let mapped = feeds.mapped();
         let through = Memory::load(steps(&self.source.map, feeds.described()), &mut primary, timeout)?;
-        let snapshot = Snapshot::start(config, mapped, &progress.snapshot, self.settings.chunk_rows, timeout)
-            .map_err(|error| Error::Unexpected(format!("could not start the snapshot's thread: {error}")))?;
+        let (settings, ledger) = (self.settings, &progress.snapshot);
+        let snapshot = Snapshot::begin(config, settings, self.topics, self.runtime, &feeds, ledger);
         let publisher = Publisher::new(producer, self.topics, &self.source.name, progress, self.settings);
         let work = Work {
             publisher,

@@ -26,12 +26,27 @@ pub struct Settings {
     pub spill_folder: Option<PathBuf>,
     /// Limit of the files in it, bytes.
     pub spill_bytes: u64,
-    /// Rows that a snapshot reads at once.
+    /// Connections that a snapshot reads with.
+    pub snapshot_readers: usize,
+    /// Most rows that it reads at once.
     pub chunk_rows: u32,
+    /// About how many bytes it reads at once.
+    pub chunk_bytes: usize,
+    /// What to do where the slot does not go on from the progress.
+    pub on_lost_slot: OnLostSlot,
     /// After how long a commit that is not visible yet is named in the log.
     pub visible_warning: Duration,
     /// Longest wait for an answer of PostgreSQL or Kafka.
     pub answer_timeout: Duration,
+}
+
+/// What to do where changes between the topics and the slot are missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnLostSlot {
+    /// Stop, and name the choices.
+    Error,
+    /// Name the gap, and read every mapped table again from a new slot.
+    Resnapshot,
 }
 
 impl Settings {
@@ -47,7 +62,14 @@ impl Settings {
             streaming: section.flag("streaming", true),
             spill_folder: Some(section.text("spill_folder", "")).filter(|path| !path.is_empty()).map(PathBuf::from),
             spill_bytes: section.mebibytes("spill_mib", 8192, 1..=16_777_216) as u64,
-            chunk_rows: section.number("chunk_rows", 5000, 1..=1_000_000),
+            snapshot_readers: section.number("snapshot_readers", 2, 1..=16),
+            chunk_rows: section.number("chunk_rows", 10_000, 1..=1_000_000),
+            chunk_bytes: section.mebibytes("chunk_mib", 1, 1..=64),
+            on_lost_slot: section.choice(
+                "on_lost_slot",
+                &[("error", OnLostSlot::Error), ("resnapshot", OnLostSlot::Resnapshot)],
+                OnLostSlot::Error,
+            ),
             visible_warning: section.millis("visible_warning_ms", 1000, 1..=600_000),
             answer_timeout: section.seconds("answer_timeout_s", 30, 1..=600),
         }

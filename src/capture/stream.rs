@@ -151,8 +151,7 @@ impl<'a> Loop<'a> {
         work.publisher.poll()?;
         let committed = Lsn(work.publisher.committed().lsn());
         self.measures.looked(work.inside, work.publisher.in_flight(), committed, now);
-        let ledger = &work.publisher.progress.snapshot;
-        work.snapshot.advance(&mut work.primary, ledger, work.timeout)?;
+        work.advance_snapshot()?;
         if !work.inside {
             let complete = work.complete();
             work.publisher.mark(complete, now)?;

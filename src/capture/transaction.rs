@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::events::draft::{Draft, Stamp, Topic};
 use crate::events::json::{TimeText, commit_time};
+use crate::position::Bound;
 
 /// A transaction between its Begin and its Commit.
 #[derive(Debug)]
@@ -29,6 +30,11 @@ impl Transaction {
     /// Returns what its events share.
     pub(super) fn stamp<'a>(&self, source: &'a str) -> Stamp<'a> {
         Stamp { source, timeline: self.timeline, lsn: self.lsn, time: self.time, xid: Some(self.xid) }
+    }
+
+    /// Returns the bound that all of its changes are above, and all before it below.
+    pub(super) fn bound(&self) -> Bound {
+        Bound::at_lsn(self.timeline, self.lsn)
     }
 
     /// Returns the ordinal of the next change: steps of two, because a change can be a delete here and a create there.

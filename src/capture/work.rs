@@ -9,7 +9,9 @@ use metrics::histogram;
 
 use super::error::Error;
 use super::feeds::Feeds;
+use super::progress::TableSnapshot;
 use super::publisher::Publisher;
+use super::request::SNAPSHOT_PREFIX;
 use super::rows::SentRow;
 use super::snapshot::Snapshot;
 use super::spill::Spill;
@@ -98,7 +100,7 @@ impl Work {
         match payload.first() {
             Some(b'I' | b'U' | b'D' | b'T' | b'R') => self.spill()?.keep(payload),
             _ => match decode(payload, true)? {
-                Message::Logical(message) if is_context(&message) => self.spill()?.keep(payload),
+                Message::Logical(message) if is_ours(&message) => self.spill()?.keep(payload),
                 Message::Logical(_) | Message::Origin(_) | Message::Type(_) => Ok(()),
                 Message::StreamStop => self.spill()?.stop(),
                 message => Err(Error::Unexpected(format!("{message:?} inside of a transaction in progress"))),
@@ -116,7 +118,7 @@ impl Work {
                 truncate.relations.iter().try_for_each(|relation| self.truncation(self.known(relation)?))
             }
             Message::Logical(message) => {
-                self.context(&message);
+                self.told(&message);
                 Ok(())
             }
             Message::Origin(_) | Message::Type(_) => Ok(()),
@@ -168,9 +170,7 @@ impl Work {
 
     /// Everything below `lsn` has come: publishes what had to wait for that, then moves the bound.
     pub(super) fn reach(&mut self, lsn: Lsn) -> Result<(), Error> {
-        if let Some(chunk) = self.snapshot.due(lsn.0, &self.publisher.progress.snapshot) {
-            self.publish_chunk(&chunk)?;
-        }
+        self.publish_due(lsn)?;
         let timeline = self.timelines.timeline_of(lsn);
         self.publisher.progress.reach(Bound::at_lsn(timeline, lsn.0));
         Ok(())
@@ -179,13 +179,20 @@ impl Work {
     /// Tells, per topic, whether the snapshot of all its tables is published.
     pub(super) fn complete(&self) -> [bool; 3] {
         let ledger = &self.publisher.progress.snapshot;
-        let done = |table: &str| ledger.tables.get(table).is_some_and(|table| table.complete);
+        let done = |table: &str| ledger.tables.get(table).is_some_and(TableSnapshot::stands);
         Family::ALL.map(|family| self.feeds.tables_of(family).all(done))
     }
 
-    fn context(&mut self, message: &LogicalMessage<'_>) {
-        if let (true, Some(transaction)) = (is_context(message), &mut self.transaction) {
-            transaction.context = context_json(message.content);
+    /// Handles what an application or an operator wrote into the log.
+    fn told(&mut self, message: &LogicalMessage<'_>) {
+        let Some(transaction) = self.transaction.as_mut().filter(|_| message.transactional) else { return };
+        match message.prefix {
+            CONTEXT_PREFIX => transaction.context = context_json(message.content),
+            SNAPSHOT_PREFIX => {
+                let since = transaction.bound();
+                self.read_again(message.content, since);
+            }
+            _ => {}
         }
     }
 }
@@ -194,6 +201,7 @@ pub(super) fn decode(payload: &[u8], in_stream: bool) -> Result<Message<'_>, Err
     pgoutput::decode(payload, in_stream).map_err(|error| Error::Unexpected(error.to_string()))
 }
 
-fn is_context(message: &LogicalMessage<'_>) -> bool {
-    message.transactional && message.prefix == CONTEXT_PREFIX
+/// Whether a message in the log is for us.
+fn is_ours(message: &LogicalMessage<'_>) -> bool {
+    message.transactional && [CONTEXT_PREFIX, SNAPSHOT_PREFIX].contains(&message.prefix)
 }

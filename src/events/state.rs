@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 
 use super::draft::{Draft, Drafts, Heading, PartitionBy, Stamp, Topic};
-use super::envelope::TRUNCATE_KEY_PREFIX;
+use super::envelope::{Envelope, TRUNCATE_KEY_PREFIX};
 use super::json::{ShortText, write_string};
 use super::mapping::entry::{Difference, Entry, Part};
+use super::mapping::spec::Family;
 use super::row::{Change, Row, Value};
 
 /// A change that no event can carry; it belongs to the dead letters.
@@ -104,6 +105,38 @@ pub fn write_truncation(
         out.extend_from_slice(b"]}");
     });
     draft
+}
+
+/// Writes the deletion of a row that vanished unseen, of which only its newest event is left: in that one's partition, with
+/// what it knew of the row.
+///
+/// # Errors
+/// The event does not say what it is of.
+pub fn write_vanished(
+    drafts: &mut Drafts,
+    family: Family,
+    newest: &Envelope<'_>,
+    stamp: &Stamp<'_>,
+    seq: u32,
+    partition: u32,
+) -> Result<Draft, Unmappable> {
+    let entity = newest.entity.as_deref().ok_or(Unmappable::NoEntity)?;
+    let subject = newest.subject.as_deref().unwrap_or(entity);
+    let heading = Heading {
+        id_tail: &[newest.entry().as_bytes()],
+        subject: &[subject.as_bytes()],
+        entity: entity.as_bytes(),
+    };
+    let kind = [family.name(), ".deleted"];
+    let mut draft = Draft::begin(drafts, Topic::State(family), stamp, stamp.position(seq), &kind, heading);
+    draft.partition_by = PartitionBy::Exactly(partition);
+    draft.deletes = true;
+    // No row was read: to whoever counts, it is a change like any other.
+    draft.live = true;
+    draft.attribute("groups", newest.groups.as_deref().unwrap_or_default().as_bytes());
+    let data = newest.data.map_or(r#"{"attributes":{}}"#, |data| data.get());
+    draft.finish(|out| out.extend_from_slice(data.as_bytes()));
+    Ok(draft)
 }
 
 /// Where a row stands: its entity and its part.

@@ -4,6 +4,7 @@ pub mod check;
 mod database;
 pub mod dead_letters;
 pub mod replay;
+pub mod snapshot;
 pub mod status;
 
 pub use database::connect;

@@ -12,6 +12,7 @@ mod metrics;
 mod pipeline;
 mod process;
 mod shop;
+mod snapshot;
 mod stack;
 mod start;
 mod storefront;

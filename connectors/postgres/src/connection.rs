@@ -1,5 +1,6 @@
 //! An own blocking session with the server, for the thread that reads the log and those that read snapshots.
 
+mod kept_rows;
 mod query;
 mod startup;
 
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 
+pub use kept_rows::KeptRows;
 pub use query::{ColumnDescription, DataRow, Rows};
 
 use crate::config::ConnectConfig;

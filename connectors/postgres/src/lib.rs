@@ -26,7 +26,7 @@ mod tls;
 pub mod visibility;
 
 pub use config::{ChannelBinding, ConfigError, ConnectConfig, Endpoint, Host, Secret, SslMode, TargetSession};
-pub use connection::{ColumnDescription, Connection, DataRow, Rows, Session, TransactionStatus};
+pub use connection::{ColumnDescription, Connection, DataRow, KeptRows, Rows, Session, TransactionStatus};
 pub use error::{Error, Result, ServerError};
 pub use lsn::{Lsn, ParseLsnError};
 pub use time::Timestamp;

@@ -8,7 +8,7 @@ use rand::rngs::SmallRng;
 use super::broker::Ticket;
 use super::session::Session;
 use super::{Mutation, Servers};
-use crate::capture::progress::{Lost, Progress, SlotState, Start, decide_start};
+use crate::capture::progress::{Lost, Progress, Serving, SlotState, Start, decide_start};
 use crate::position::Bound;
 
 /// What a process is at.
@@ -165,6 +165,7 @@ impl Opening {
             Some(slot) => SlotState::At(Bound::at_lsn(1, slot.confirmed)),
             None => SlotState::Missing,
         };
-        Ok(decide_start("slot", "server", "progress", super::SYSTEM, slot, self.before.clone()))
+        let from = Serving { slot: "slot", server: "server", system: super::SYSTEM, timeline: 1 };
+        Ok(decide_start(from, "progress", slot, self.before.clone()))
     }
 }

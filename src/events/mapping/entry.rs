@@ -170,6 +170,12 @@ impl Entry {
         self.entity.write(out, row, part)
     }
 
+    /// Whether a record's key can be an entity of this entry.
+    #[must_use]
+    pub fn may_be_entity(&self, key: &[u8]) -> bool {
+        self.entity.may_give(key)
+    }
+
     /// Appends the groups of a row to a comma-separated list, each once.
     pub fn write_groups(&self, list: &mut ShortText, row: Row<'_>, part: Option<&[u8]>) {
         for template in &self.groups {

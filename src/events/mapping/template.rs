@@ -106,4 +106,36 @@ impl Template {
         }
         true
     }
+
+    /// Whether some row's text is this one: its literal pieces stand in it, in order, with something between them.
+    pub(super) fn may_give(&self, text: &[u8]) -> bool {
+        may_give(&self.pieces, text)
+    }
+}
+
+fn may_give(pieces: &[Piece], text: &[u8]) -> bool {
+    match pieces {
+        [] => text.is_empty(),
+        [Piece::Literal(literal), rest @ ..] => {
+            text.strip_prefix(&literal[..]).is_some_and(|behind| may_give(rest, behind))
+        }
+        [Piece::FirstOf(_)] => true,
+        [Piece::FirstOf(_), rest @ ..] => (0..=text.len()).any(|length| may_give(rest, &text[length..])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_a_templates_where_its_literals_stand_in_it() {
+        let literal = |text: &str| Piece::Literal(text.as_bytes().to_vec());
+        let placeholder = || Piece::FirstOf(vec![Slot::Part]);
+        let legacy = Template { pieces: vec![literal("legacy-price/"), placeholder()] };
+        assert!(legacy.may_give(b"legacy-price/12") && !legacy.may_give(b"price/12") && !legacy.may_give(b"12"));
+        let between = Template { pieces: vec![placeholder(), literal("/of/"), placeholder(), literal("!")] };
+        assert!(between.may_give(b"1/of/2!") && between.may_give(b"/of//of/!") && !between.may_give(b"1/of/2"));
+        assert!(Template { pieces: vec![placeholder()] }.may_give(b"42"));
+    }
 }

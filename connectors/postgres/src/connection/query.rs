@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postgres_protocol::message::frontend;
 
-use super::{Connection, Wait};
+use super::{Connection, KeptRows, Wait};
 use crate::cursor::{Cursor, Short};
 use crate::error::{Error, Result};
 use crate::socket::Whole;
@@ -62,12 +62,27 @@ pub struct DataRow<'a> {
 }
 
 impl<'a> DataRow<'a> {
-    fn read(columns: &'a [ColumnDescription], body: &'a [u8]) -> Result<Self, Short> {
+    pub(super) fn read(columns: &'a [ColumnDescription], body: &'a [u8]) -> Result<Self, Short> {
         let mut cursor = Cursor::new(body);
         let count = cursor.u16()?;
         let values = cursor;
         (0..count).try_for_each(|_| value(&mut cursor).map(drop))?;
         Ok(Self { columns, values, count })
+    }
+
+    /// Returns a row that was read before.
+    pub(super) fn kept(encoded: &'a [u8], count: u16) -> Self {
+        Self { columns: &[], values: Cursor::new(encoded), count }
+    }
+
+    /// Returns the values as they stand in the message.
+    pub(super) fn encoded(self) -> &'a [u8] {
+        self.values.rest()
+    }
+
+    /// Returns the number of values.
+    pub(super) fn count(self) -> u16 {
+        self.count
     }
 
     /// Returns the descriptions of the columns.
@@ -110,7 +125,7 @@ impl Connection {
     /// [`Error::Server`] leaves the session usable; [`Error::Timeout`] and [`Error::Lost`] do not.
     pub fn simple_query(&mut self, sql: &str, timeout: Duration) -> Result<Rows> {
         let mut result = Rows::default();
-        self.statement(sql, timeout, |step| {
+        self.statement(sql, timeout, Rest::Read, |step| {
             match step {
                 Step::Columns(columns) => result = Rows { columns: columns.to_vec(), rows: Vec::new() },
                 Step::Row(row) => result.rows.push(row.values().map(text).collect::<Result<_>>()?),
@@ -134,7 +149,7 @@ impl Connection {
         mut row: impl FnMut(DataRow<'_>) -> Result<(), E>,
     ) -> Result<u64, E> {
         let mut count = 0;
-        self.statement(sql, timeout, |step| match step {
+        self.statement(sql, timeout, Rest::Read, |step| match step {
             Step::Columns(_) => Ok(()),
             Step::Row(data) => {
                 count += 1;
@@ -144,11 +159,43 @@ impl Connection {
         Ok(count)
     }
 
-    /// Runs SQL to its end, whatever comes of it.
+    /// Runs SQL and keeps its rows as they come, up to the first with which they take more than `bytes`.
+    ///
+    /// Returns whether the rows were cut off there. The session is broken then: the rest is not read.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::simple_query`].
+    pub fn keep_rows(&mut self, sql: &str, bytes: usize, timeout: Duration) -> Result<(KeptRows, bool)> {
+        enum End {
+            Cut,
+            Failed(Error),
+        }
+        impl From<Error> for End {
+            fn from(error: Error) -> Self {
+                Self::Failed(error)
+            }
+        }
+        let mut kept = KeptRows::default();
+        let outcome = self.statement(sql, timeout, Rest::Unread, |step| {
+            if let Step::Row(row) = step {
+                kept.push(row);
+            }
+            if kept.bytes() > bytes { Err(End::Cut) } else { Ok(()) }
+        });
+        match outcome {
+            Ok(()) => Ok((kept, false)),
+            Err(End::Cut) => Ok((kept, true)),
+            Err(End::Failed(error)) => Err(error),
+        }
+    }
+
+    /// Runs SQL to its end, or to where `take` fails if the rest is to stay unread.
     fn statement<E: From<Error>>(
         &mut self,
         sql: &str,
         timeout: Duration,
+        rest: Rest,
         mut take: impl FnMut(Step<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         let wait = Wait::new("a statement", timeout);
@@ -163,6 +210,10 @@ impl Connection {
                         return Err(self.protocol("a row that is cut short").into());
                     };
                     failure = take(Step::Row(row)).err();
+                    if let Some(failure) = failure.take_if(|_| rest == Rest::Unread) {
+                        self.broken = true;
+                        return Err(failure);
+                    }
                 }
                 b'T' => {
                     columns = self.row_description(message)?;
@@ -185,6 +236,15 @@ impl Connection {
     fn row_description(&mut self, message: Whole) -> Result<Vec<ColumnDescription>> {
         describe(self.socket.body(message)).map_err(|Short| self.protocol("a RowDescription that is cut short"))
     }
+}
+
+/// What becomes of the rows behind one that nobody wants.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    /// They are read and passed over, so that the session stays usable.
+    Read,
+    /// They stay where they are, and the session is of no more use.
+    Unread,
 }
 
 /// What a statement hands over.

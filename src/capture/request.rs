@@ -1,0 +1,59 @@
+//! Requests of operators to read tables again. They travel in the log itself, so that whichever capture is at work gets
+//! them, exactly once, at a place in the log.
+
+use std::time::Duration;
+
+use highwater_postgres::{Connection, Error, quote};
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+
+use super::work::Work;
+use crate::position::Bound;
+
+/// Prefix of the transactional logical message that asks for a snapshot; its content is a [`Request`] as JSON.
+pub(super) const SNAPSHOT_PREFIX: &[u8] = b"highwater.snapshot";
+
+/// Which tables are to be read again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Their names, as the mapping has them.
+    pub tables: Vec<String>,
+}
+
+impl Request {
+    /// Writes the request into the log, and returns a bound of it: what is read again for it, is so since no earlier.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub fn write(&self, primary: &mut Connection, timeout: Duration) -> Result<highwater_postgres::Lsn, Error> {
+        let content = serde_json::to_string(self).map_err(|error| Error::Protocol(error.to_string()))?;
+        let (prefix, content) = (quote::literal(&String::from_utf8_lossy(SNAPSHOT_PREFIX)), quote::literal(&content));
+        let rows = primary.simple_query(&format!("SELECT pg_logical_emit_message(true, {prefix}, {content})"), timeout)?;
+        let text = rows.single()?;
+        text.parse().map_err(|_| Error::Protocol(format!("pg_logical_emit_message() gave `{text}`")))
+    }
+}
+
+impl Work {
+    /// Begins to read tables again, as a message in the log asks.
+    pub(super) fn read_again(&mut self, content: &[u8], since: Bound) {
+        let request: Request = match serde_json::from_slice(content) {
+            Ok(request) => request,
+            Err(error) => {
+                warn!(%since, %error, "a request for a snapshot in the log is not understood, and left alone");
+                return;
+            }
+        };
+        let mapped = self.feeds.mapped();
+        for table in &request.tables {
+            if !mapped.contains(table) {
+                warn!(%since, table, "a request for a snapshot names a table that no [[source.map]] entry maps");
+                continue;
+            }
+            info!(%since, table, "a table is read again, as the log asks");
+            let ledger = &mut self.publisher.progress.snapshot.tables;
+            ledger.entry(table.clone()).or_default().read_again(since, false);
+            self.snapshot.read_again(table);
+        }
+    }
+}

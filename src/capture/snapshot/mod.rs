@@ -1,0 +1,551 @@
+//! Rows that stand in the tables already, or are to be read again: in chunks beside the stream, without a lock, a long
+//! transaction or an exported snapshot (which can call a transaction committed before the server does).
+//!
+//! A chunk is read with an ordinary snapshot. Then the bound `high` is asked, and when the stream reaches it, the rows
+//! whose key was not published since the read are published just below it. Right only because of *visible first*. Several
+//! chunks are read at a time, and published in the order of their keys, so that one key tells how far a table is.
+//!
+//! A table that is read again may have lost rows while nobody looked: `vanished` finds them in the topics.
+
+mod overtaken;
+mod pass;
+mod reader;
+mod vanished;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
+use std::time::Duration;
+
+use highwater_postgres::{ConnectConfig, Connection, KeptRows, Lsn};
+use metrics::{counter, gauge};
+use tokio::runtime::Handle;
+use tracing::{error, info, warn};
+
+pub(super) use overtaken::{Overtaken, Place, Touched};
+pub(super) use pass::Pass;
+use pass::{Advance, Key};
+use reader::{Limits, Range, Read, Readers, Ticket};
+use vanished::Search;
+pub(super) use vanished::{Found, Vanished};
+
+use super::error::Error;
+use super::feeds::Feeds;
+use super::measures::as_f64;
+use super::progress::{Ledger, TableSnapshot};
+use super::settings::Settings;
+use crate::events::draft::{Draft, Topic};
+use crate::events::row::{Row, Table, Value};
+use crate::position::Bound;
+use crate::topics::Topics;
+
+/// The snapshot of all mapped tables.
+pub(super) struct Snapshot {
+    config: ConnectConfig,
+    limits: Limits,
+    topics: Arc<Topics>,
+    runtime: Handle,
+    /// Started when the first chunk is asked for.
+    readers: Option<Readers>,
+    /// Transactions that were under way when the stream began may have committed below it without being visible yet: the
+    /// first transaction that was not under way, until all before it are over.
+    settling: Option<Settling>,
+    /// Tables of which more chunks are to be asked for, in order.
+    left: VecDeque<String>,
+    /// The reading of the first of them.
+    pass: Option<(Arc<Pass>, Advance)>,
+    passes: u64,
+    /// What was asked for, in the order in which it is published.
+    pieces: VecDeque<Piece>,
+    asked: u64,
+    /// Tickets whose answers are still to come.
+    unanswered: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Settling {
+    Unasked,
+    Until(u64),
+}
+
+/// A chunk, or the search for what vanished, on its way.
+struct Piece {
+    number: u64,
+    pass: Arc<Pass>,
+    advance: Option<Advance>,
+    state: State,
+}
+
+enum State {
+    Reading { overtaken: Overtaken },
+    Read { overtaken: Overtaken, read: Read },
+    /// Until the stream reaches `high`.
+    Waiting { overtaken: Overtaken, read: Read, high: u64 },
+    /// Until everything below `behind` is committed.
+    Unsearched { touched: Touched, since: Bound, behind: u64 },
+    Searching { touched: Touched, since: Bound, answer: Receiver<Result<Found, highwater_kafka::Error>> },
+    Found { touched: Touched, since: Bound, found: Found },
+    /// Until the stream reaches `high`.
+    Deleting { touched: Touched, since: Bound, found: Found, high: u64 },
+}
+
+/// What has to be published now.
+pub(super) struct Ready {
+    pub(super) pass: Arc<Pass>,
+    /// Its exclusive bound.
+    pub(super) high: u64,
+    pub(super) content: Content,
+    /// How far the table is afterwards.
+    pub(super) progress: TableSnapshot,
+}
+
+/// Rows or deletions, with those of them that are old by now.
+pub(super) enum Content {
+    Rows(KeptRows, Overtaken),
+    Vanished(Vec<Vanished>, Touched),
+}
+
+impl Snapshot {
+    /// Begins with the tables that were not read to their ends.
+    pub(super) fn begin(
+        config: &ConnectConfig,
+        settings: &Settings,
+        topics: &Topics,
+        runtime: &Handle,
+        feeds: &Feeds,
+        ledger: &Ledger,
+    ) -> Self {
+        let done = |name: &str| ledger.tables.get(name).is_some_and(|table| table.complete);
+        let left: VecDeque<String> = feeds.mapped().into_iter().filter(|name| !done(name)).collect();
+        if !left.is_empty() {
+            info!(tables = left.len(), "snapshot begins");
+        }
+        let limits = Limits {
+            readers: settings.snapshot_readers,
+            rows: settings.chunk_rows,
+            bytes: settings.chunk_bytes,
+            timeout: settings.answer_timeout,
+        };
+        let settling = (!left.is_empty()).then_some(Settling::Unasked);
+        let (config, topics, runtime) = (config.clone(), Arc::new(topics.clone()), runtime.clone());
+        let (pieces, readers, pass) = (VecDeque::new(), None, None);
+        Self { config, limits, topics, runtime, readers, settling, left, pass, passes: 0, pieces, asked: 0, unanswered: 0 }
+    }
+
+    /// Whether every mapped table was read.
+    pub(super) fn is_done(&self) -> bool {
+        self.left.is_empty() && self.pieces.is_empty()
+    }
+
+    /// Reads a table from its beginning, again or for the first time. The ledger has it as not complete.
+    pub(super) fn read_again(&mut self, table: &str) {
+        self.pieces.retain(|piece| piece.pass.table() != table);
+        if self.pass.as_ref().is_some_and(|(pass, _)| pass.table() == table) {
+            self.pass = None;
+        }
+        if self.left.iter().all(|left| left != table) {
+            self.left.push_back(table.to_owned());
+        }
+    }
+
+    /// Whether rows of a table are on their way, or will be.
+    fn concerns(&self, table: &str) -> bool {
+        self.pieces.iter().any(|piece| piece.pass.table() == table)
+    }
+
+    /// Takes note that the stream published these events of a change of a table, which is of these rows.
+    pub(super) fn overtake(&mut self, table: &Table, entry: usize, rows: &[Row<'_>], events: &[Draft]) {
+        if !self.concerns(&table.name) {
+            return;
+        }
+        let places: Vec<Place> = rows.iter().map(|row| (entry, key_of(table, row))).collect();
+        for piece in self.pieces.iter_mut().filter(|piece| piece.pass.table() == table.name) {
+            match piece.state.seen() {
+                Seen::Rows(overtaken) => places.iter().for_each(|place| overtaken.add(place)),
+                Seen::Entities(touched) => {
+                    let states = events.iter().filter(|event| event.topic != Topic::History);
+                    states.for_each(|event| touched.add(&event.key));
+                }
+            }
+        }
+    }
+
+    /// Takes note that the stream emptied this table: nothing read before stands any more.
+    pub(super) fn truncated(&mut self, table: &str) {
+        for piece in self.pieces.iter_mut().filter(|piece| piece.pass.table() == table) {
+            match piece.state.seen() {
+                Seen::Rows(overtaken) => overtaken.add_all(),
+                Seen::Entities(touched) => touched.add_all(),
+            }
+        }
+    }
+
+    /// Moves on as far as possible without waiting. `primary` is asked for bounds; below `committed` all is in the topics.
+    pub(super) fn advance(
+        &mut self,
+        primary: &mut Connection,
+        feeds: &Feeds,
+        ledger: &Ledger,
+        committed: Bound,
+    ) -> Result<(), Error> {
+        if self.is_done() || !self.has_settled(primary)? {
+            return Ok(());
+        }
+        self.take_answers()?;
+        self.search(committed)?;
+        self.ask(primary, feeds, ledger)?;
+        self.bound(primary)
+    }
+
+    fn has_settled(&mut self, primary: &mut Connection) -> Result<bool, Error> {
+        let Some(settling) = self.settling else { return Ok(true) };
+        let now = primary.current_snapshot(self.limits.timeout)?;
+        let wanted = match settling {
+            Settling::Unasked => now.xmax(),
+            Settling::Until(wanted) => wanted,
+        };
+        let over = now.xmin() >= wanted;
+        self.settling = (!over).then_some(Settling::Until(wanted));
+        Ok(over)
+    }
+
+    /// Takes what the readers have read.
+    fn take_answers(&mut self) -> Result<(), Error> {
+        let Some(readers) = &self.readers else { return Ok(()) };
+        let mut cut = Vec::new();
+        while let Some(answer) = readers.answer().map_err(Error::Snapshot)? {
+            self.unanswered = self.unanswered.saturating_sub(1);
+            let read = answer.read.map_err(Error::Snapshot)?;
+            let Some(at) = self.pieces.iter().position(|piece| piece.number == answer.chunk) else { continue };
+            let Some(read) = read else {
+                // The chunk before was the table's last.
+                self.pieces.remove(at);
+                continue;
+            };
+            let piece = &mut self.pieces[at];
+            if read.upto.is_none() && self.pass.as_ref().is_some_and(|(pass, _)| pass.number == piece.pass.number) {
+                self.left.pop_front();
+                piece.advance = self.pass.take().map(|(_, advance)| advance);
+            }
+            cut.extend(read.cut.clone().map(|after| (at, after, read.upto.clone())));
+            piece.step(|state| match state {
+                State::Reading { overtaken } => State::Read { overtaken, read },
+                other => other,
+            });
+        }
+        cut.into_iter().try_for_each(|(at, after, upto)| self.ask_for_the_rest(at, after, upto))
+    }
+
+    /// Asks for what was cut off a chunk; it is published right behind it.
+    fn ask_for_the_rest(&mut self, at: usize, after: Key, upto: Option<Key>) -> Result<(), Error> {
+        let piece = &mut self.pieces[at];
+        if let State::Read { read, .. } = &mut piece.state {
+            read.upto = Some(after.clone());
+        }
+        let (pass, advance) = (Arc::clone(&piece.pass), piece.advance.take());
+        let number = self.next_number();
+        let state = State::default();
+        self.pieces.insert(at + 1, Piece { number, pass: Arc::clone(&pass), advance, state });
+        self.send(Ticket { chunk: number, pass, range: Range::Exactly { after, upto } })
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.asked += 1;
+        self.asked
+    }
+
+    fn send(&mut self, ticket: Ticket) -> Result<(), Error> {
+        if self.readers.is_none() {
+            let started = Readers::start(&self.config, self.limits, self.most_tickets());
+            let readers = started
+                .map_err(|error| Error::Unexpected(format!("could not start the snapshot's threads: {error}")))?;
+            self.readers = Some(readers);
+        }
+        self.unanswered += 1;
+        self.readers.as_ref().map_or(Ok(()), |readers| readers.ask(ticket)).map_err(Error::Snapshot)
+    }
+
+    /// Chunks at once: for each reader one that it reads, and one that waits to be published.
+    fn most_pieces(&self) -> usize {
+        2 * self.limits.readers
+    }
+
+    /// A piece may be cut in two, or belong to a reading that was begun anew.
+    fn most_tickets(&self) -> usize {
+        4 * self.most_pieces()
+    }
+
+    /// Asks for chunks, as long as there is room for them.
+    pub(super) fn ask(&mut self, primary: &mut Connection, feeds: &Feeds, ledger: &Ledger) -> Result<(), Error> {
+        while self.pieces.len() < self.most_pieces() && self.unanswered < 2 * self.most_pieces() {
+            let Some(table) = self.left.front().cloned() else { break };
+            if self.pass.is_none() && !self.begin_pass(primary, feeds, &table)? {
+                continue;
+            }
+            let Some((pass, _)) = &self.pass else { break };
+            let pass = Arc::clone(pass);
+            let number = self.next_number();
+            let start = ledger.tables.get(&table).map(|table| table.after.clone()).unwrap_or_default();
+            // From here on, so that no change between asking and reading is missed.
+            let state = State::default();
+            self.pieces.push_back(Piece { number, pass: Arc::clone(&pass), advance: None, state });
+            self.send(Ticket { chunk: number, pass, range: Range::Next { start } })?;
+        }
+        gauge!("highwater_capture_snapshot_tables_left").set(as_f64(self.left.len() as u64));
+        Ok(())
+    }
+
+    /// Begins to read a table as it is now; `false` where its mapping does not fit it any more.
+    fn begin_pass(&mut self, primary: &mut Connection, feeds: &Feeds, table: &str) -> Result<bool, Error> {
+        let Some((described, feed)) = feeds.mapped_now(table).filter(|(_, feed)| feed.broken.is_none()) else {
+            error!(table, "the mapping does not fit the table any more: it is not read until capture starts again");
+            self.left.pop_front();
+            return Ok(false);
+        };
+        self.passes += 1;
+        let others = feeds.entries_beside(table);
+        let pass = Arc::new(Pass { number: self.passes, described, feed, others });
+        let about = pass.about(primary, self.limits.timeout)?;
+        info!(table, about, "snapshot of a table begins");
+        self.pass = Some((pass, Advance::new(about)));
+        Ok(true)
+    }
+
+    /// Asks for the bound of what is at the front and has been read. One question serves all of it.
+    fn bound(&mut self, primary: &mut Connection) -> Result<(), Error> {
+        let is_read = |piece: &Piece| matches!(piece.state, State::Read { .. } | State::Found { .. });
+        if !self.pieces.front().is_some_and(is_read) {
+            return Ok(());
+        }
+        let high = next_high(primary, self.limits.timeout)?;
+        for piece in self.pieces.iter_mut().take_while(|piece| is_read(piece)) {
+            piece.step(|state| match state {
+                State::Read { overtaken, read } => State::Waiting { overtaken, read, high },
+                State::Found { touched, since, found } => State::Deleting { touched, since, found, high },
+                other => other,
+            });
+        }
+        Ok(())
+    }
+
+    /// Begins to search for what vanished, and takes what was found.
+    fn search(&mut self, committed: Bound) -> Result<(), Error> {
+        let Some(piece) = self.pieces.front_mut() else { return Ok(()) };
+        piece.state = match std::mem::take(&mut piece.state) {
+            State::Unsearched { touched, since, behind } if committed.lsn() >= behind => {
+                let search = Search {
+                    topics: Arc::clone(&self.topics),
+                    runtime: self.runtime.clone(),
+                    pass: Arc::clone(&piece.pass),
+                    since,
+                    timeout: self.limits.timeout,
+                };
+                let (outbox, answer) = sync_channel(1);
+                let run = move || drop(outbox.send(search.run()));
+                std::thread::Builder::new()
+                    .name("vanished".to_owned())
+                    .spawn(run)
+                    .map_err(|error| Error::Unexpected(format!("could not start the snapshot's thread: {error}")))?;
+                State::Searching { touched, since, answer }
+            }
+            State::Searching { touched, since, answer } => match answer.try_recv() {
+                Ok(found) => State::Found { touched, since, found: found? },
+                Err(TryRecvError::Empty) => State::Searching { touched, since, answer },
+                Err(TryRecvError::Disconnected) => {
+                    return Err(Error::Unexpected("the search for vanished rows ended without an answer".to_owned()));
+                }
+            },
+            other => other,
+        };
+        Ok(())
+    }
+
+    /// Returns what must be published before anything at or above `lsn`, if there is anything.
+    pub(super) fn due(&mut self, lsn: u64, ledger: &Ledger) -> Result<Option<Ready>, Error> {
+        let reached = |piece: &Piece| {
+            matches!(piece.state, State::Waiting { high, .. } | State::Deleting { high, .. } if high <= lsn)
+        };
+        if !self.pieces.front().is_some_and(reached) {
+            return Ok(None);
+        }
+        let Some(Piece { number, pass, mut advance, state }) = self.pieces.pop_front() else { return Ok(None) };
+        let mut progress = ledger.tables.get(pass.table()).cloned().unwrap_or_default();
+        match state {
+            State::Waiting { overtaken, read, .. } if overtaken.too_many => {
+                self.again(number, pass, advance, read)?;
+                Ok(None)
+            }
+            State::Waiting { overtaken, read, high } => {
+                self.count(&pass, &mut advance, &read, &mut progress);
+                if let Some(upto) = read.upto {
+                    progress.after = upto;
+                } else {
+                    if let Some(last) = read.rows.iter().next_back() {
+                        progress.after = pass.key_of(last);
+                    }
+                    self.end_of_rows(&pass, advance, &mut progress, high);
+                }
+                Ok(Some(Ready { pass, high, content: Content::Rows(read.rows, overtaken), progress }))
+            }
+            State::Deleting { touched, since, found, high } => {
+                if touched.too_many {
+                    info!(table = pass.table(), "the stream overtook the search for vanished rows; it begins anew");
+                    self.search_behind(pass, since, high);
+                    return Ok(None);
+                }
+                if found.more {
+                    self.search_behind(Arc::clone(&pass), since, high);
+                } else {
+                    complete(&pass, &mut progress);
+                }
+                Ok(Some(Ready { pass, high, content: Content::Vanished(found.vanished, touched), progress }))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Reads a chunk again that the stream overtook by too much.
+    fn again(
+        &mut self,
+        number: u64,
+        pass: Arc<Pass>,
+        advance: Option<Advance>,
+        read: Read,
+    ) -> Result<(), Error> {
+        info!(table = pass.table(), "the stream overtook a chunk of the snapshot; it is read again");
+        counter!("highwater_capture_snapshot_chunks_read_again_total").increment(1);
+        let state = State::default();
+        self.pieces.push_front(Piece { number, pass: Arc::clone(&pass), advance, state });
+        // What waits behind it has to wait for a bound of its own.
+        for waiting in self.pieces.iter_mut().skip(1) {
+            waiting.step(|state| match state {
+                State::Waiting { overtaken, read, .. } => State::Read { overtaken, read },
+                other => other,
+            });
+        }
+        let range = Range::Exactly { after: read.after, upto: read.upto };
+        self.send(Ticket { chunk: number, pass, range })
+    }
+
+    fn count(&mut self, pass: &Pass, ended: &mut Option<Advance>, read: &Read, progress: &mut TableSnapshot) {
+        let rows = read.rows.len() as u64;
+        progress.rows += rows;
+        counter!("highwater_capture_snapshot_rows_total", "table" => pass.table().to_owned()).increment(rows);
+        let current = self.pass.as_mut().filter(|(current, _)| current.number == pass.number);
+        if let Some(advance) = ended.as_mut().or(current.map(|(_, advance)| advance)) {
+            advance.add(pass.table(), rows, progress.rows);
+        }
+    }
+
+    /// The table's last row was published just below `high`.
+    fn end_of_rows(&mut self, pass: &Arc<Pass>, advance: Option<Advance>, progress: &mut TableSnapshot, high: u64) {
+        let rate = advance.map_or(0, |advance| advance.rate());
+        info!(table = pass.table(), rows = progress.rows, rows_per_s = rate, "the rows of a table are read");
+        match &progress.again {
+            Some(again) if again.refused > 0 => {
+                warn!(
+                    table = pass.table(),
+                    refused = again.refused,
+                    "rows went to the dead letters while the table was read again: those that vanished are not told from them, \
+                     and stay in the topics; mend what the letters name, then read the table once more"
+                );
+                complete(pass, progress);
+            }
+            Some(again) => self.search_behind(Arc::clone(pass), again.since, high),
+            None => complete(pass, progress),
+        }
+    }
+
+    /// What is published from here on is no longer surely found in the topics: it is taken note of.
+    fn search_behind(&mut self, pass: Arc<Pass>, since: Bound, behind: u64) {
+        let number = self.next_number();
+        let state = State::Unsearched { touched: Touched::default(), since, behind };
+        self.pieces.push_front(Piece { number, pass, advance: None, state });
+    }
+}
+
+fn complete(pass: &Pass, progress: &mut TableSnapshot) {
+    progress.complete = true;
+    progress.again = None;
+    info!(table = pass.table(), rows = progress.rows, "snapshot of a table is done");
+}
+
+/// What a piece has to know of the stream.
+enum Seen<'a> {
+    Rows(&'a mut Overtaken),
+    Entities(&'a mut Touched),
+}
+
+impl Piece {
+    fn step(&mut self, next: impl FnOnce(State) -> State) {
+        self.state = next(std::mem::take(&mut self.state));
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::Reading { overtaken: Overtaken::default() }
+    }
+}
+
+impl State {
+    fn seen(&mut self) -> Seen<'_> {
+        match self {
+            Self::Reading { overtaken } | Self::Read { overtaken, .. } | Self::Waiting { overtaken, .. } => {
+                Seen::Rows(overtaken)
+            }
+            Self::Unsearched { touched, .. }
+            | Self::Searching { touched, .. }
+            | Self::Found { touched, .. }
+            | Self::Deleting { touched, .. } => Seen::Entities(touched),
+        }
+    }
+}
+
+/// Returns the bound of what was just read, above every bound that was published before.
+///
+/// A message of our own before the question makes it so; the commit behind it makes the stream reach the bound without
+/// waiting for anybody else: on an idle server the log would not move, and the rows would stand behind marks that deny them.
+fn next_high(primary: &mut Connection, timeout: Duration) -> Result<u64, highwater_postgres::Error> {
+    const TOUCH: &str = "BEGIN; SELECT pg_logical_emit_message(true, 'highwater.bound', ''); \
+                         SELECT pg_current_wal_insert_lsn(); COMMIT";
+    let rows = primary.simple_query(TOUCH, timeout)?;
+    let text = rows.single()?.to_owned();
+    let unexpected = |_| highwater_postgres::Error::Protocol(format!("pg_current_wal_insert_lsn() gave `{text}`"));
+    let high: Lsn = text.parse().map_err(unexpected)?;
+    Ok(start_of_page_if_just_past_its_header(high.0))
+}
+
+/// The insert position skips a page's header (`XLogPageHeaderData`, 24 bytes; 40 on a segment's first page), where no
+/// record ends: nothing would ever reach it on an idle server.
+fn start_of_page_if_just_past_its_header(lsn: u64) -> u64 {
+    const PAGE: u64 = 8192;
+    match lsn % PAGE {
+        header @ (24 | 40) => lsn - header,
+        _ => lsn,
+    }
+}
+
+/// Returns the primary key as one text; no value can hold the separator.
+pub(super) fn key_of(table: &Table, row: Row<'_>) -> Vec<u8> {
+    let mut key = Vec::new();
+    for column in &table.primary_key {
+        if let Some(Value::Text(text)) = row.get(*column) {
+            key.extend_from_slice(text);
+        }
+        key.push(0);
+    }
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_just_past_a_page_header_counts_as_its_pages_start() {
+        assert_eq!(start_of_page_if_just_past_its_header(8192 + 24), 8192);
+        assert_eq!(start_of_page_if_just_past_its_header(16 * 1024 * 1024 + 40), 16 * 1024 * 1024);
+        assert_eq!(start_of_page_if_just_past_its_header(8192 + 48), 8192 + 48);
+    }
+}

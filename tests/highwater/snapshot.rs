@@ -1,0 +1,163 @@
+//! Rows that stand in the tables already: read in chunks beside live writes, again where somebody asks for it or where changes
+//! are missing, and deleted in the topics where they vanished unseen.
+
+use std::time::Duration;
+
+use highwater_demo::check;
+use highwater_demo::write::{self, Writers};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use crate::process::{Pipeline, highwater};
+use crate::shop::{Shop, eventually};
+use crate::stack::Variables;
+
+/// Only the newest state can be right: some changes never reached the topics.
+const NEWEST: check::Options =
+    check::Options { patience: Duration::from_mins(1), whole_story: false, gap: true, audit: false, cache: true };
+
+/// Small chunks, so that a small catalogue has many, and two readers at once.
+fn in_small_chunks(shop: &Shop) -> Variables {
+    let mut variables = shop.endpoints.variables.clone();
+    variables.insert("HIGHWATER_CAPTURE_CHUNK_ROWS".to_owned(), "50".to_owned());
+    variables.insert("HIGHWATER_CAPTURE_TRANSACTION_MS".to_owned(), "200".to_owned());
+    variables
+}
+
+async fn is_right(shop: &Shop, options: &check::Options, log: &str) {
+    let report = check::everything(&shop.endpoints, options).await.expect("the check runs");
+    assert!(report.is_clean(), "{report}\n{log}");
+}
+
+/// Deletes rows in such a way that the log does not tell.
+async fn delete_unseen(shop: &Shop, statement: &str) {
+    let unseen = format!(
+        "ALTER PUBLICATION highwater SET (publish = 'insert, update, truncate'); {statement};
+         ALTER PUBLICATION highwater SET (publish = 'insert, update, delete, truncate')"
+    );
+    shop.admin.batch_execute(&unseen).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_beside_writes_and_kills_equals_the_database() {
+    let shop = Shop::open("chunks", 3000).await;
+    let seed = std::env::var("HIGHWATER_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
+    println!("HIGHWATER_SEED={seed} repeats the same moments");
+    let mut random = SmallRng::seed_from_u64(seed);
+    let variables = in_small_chunks(&shop);
+    let mut pipeline = Pipeline::start_with(&shop, &["capture", "cache"], &variables);
+    pipeline.is_ready().await;
+    let options = write::Options { rate: 500, connections: 4, seed };
+    let writers = Writers::start(&shop.endpoints, options, None).await.expect("writers");
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_millis(random.random_range(200..1200))).await;
+        pipeline.kill();
+        pipeline = Pipeline::start_with(&shop, &["capture", "cache"], &variables);
+        pipeline.is_ready().await;
+    }
+    // While keys change, rows are deleted and come back.
+    let odd = "UPDATE part_images SET id = id + 1000000 WHERE part_id % 7 = 0; DELETE FROM part_prices WHERE part_id % 11 = 0;
+        INSERT INTO part_prices (part_id, price_type, price) SELECT id, 'sale', 5 FROM parts WHERE id % 11 = 0;
+        UPDATE part_specifications SET part_id = part_id + 1, spec_name = spec_name || ' of the other' WHERE part_id % 13 = 0
+          AND part_id < 2990";
+    shop.admin.batch_execute(odd).await.expect("odd changes");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    writers.stop().await.expect("the writers stop");
+    let options = check::Options { audit: false, patience: Duration::from_mins(2), ..check::Options::default() };
+    is_right(&shop, &options, &pipeline.log()).await;
+    assert!(pipeline.log().matches("snapshot begins").count() > 1, "no kill came into the middle of the snapshot");
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_read_again_beside_writes_loses_what_vanished_from_it_and_nothing_else() {
+    let shop = Shop::open("again", 1000).await;
+    let variables = in_small_chunks(&shop);
+    let mut pipeline = Pipeline::start_with(&shop, &["capture", "cache"], &variables);
+    pipeline.is_ready().await;
+    check::caught_up(&shop.endpoints, Duration::from_mins(1)).await.expect("the first snapshot");
+    // A price that nobody saw go, and one that came back as another.
+    delete_unseen(&shop, "DELETE FROM part_prices WHERE part_id % 3 = 0").await;
+    delete_unseen(&shop, "DELETE FROM part_images WHERE part_id = 5").await;
+    let unwell = check::everything(&shop.endpoints, &NEWEST).await.expect("the check runs");
+    assert!(!unwell.is_clean(), "the rows vanished unseen, so that the topics still hold them");
+    let writers = Writers::start(&shop.endpoints, write::Options { rate: 200, connections: 4, seed: 4 }, None).await;
+    let writers = writers.expect("writers");
+    let asked = highwater(&variables).args(["snapshot", "part_prices", "part_images"]).output();
+    let asked = tokio::task::spawn_blocking(move || asked.expect("the command runs")).await.expect("it ends");
+    let told = String::from_utf8_lossy(&asked.stdout).into_owned();
+    assert!(asked.status.success(), "{told}{}", String::from_utf8_lossy(&asked.stderr));
+    for table in ["part_prices", "part_images"] {
+        assert!(told.contains(&format!("{table}  read again: ")), "{told}");
+    }
+    writers.stop().await.expect("the writers stop");
+    assert!(pipeline.metric("highwater_capture_snapshot_vanished_total", "part_prices").await > 300.0);
+    is_right(&shop, &NEWEST, &pipeline.log()).await;
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_no_entry_maps_is_not_read_and_the_nearest_name_is_told() {
+    let shop = Shop::open("unmapped", 20).await;
+    let asked = highwater(&shop.endpoints.variables).args(["snapshot", "part_price"]).output().expect("it runs");
+    let told = String::from_utf8_lossy(&asked.stderr).into_owned();
+    assert_eq!(asked.status.code(), Some(1), "{told}");
+    assert!(told.contains("maps table `part_price`; did you mean `part_prices`?"), "{told}");
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_too_long_for_a_chunk_are_read_in_bounded_memory() {
+    let shop = Shop::open("wide", 300).await;
+    // 300 rows of half a mebibyte each that do not compress, in chunks of about one.
+    let wide = "ALTER TABLE part_specifications ALTER spec_value TYPE text;
+        ALTER TABLE part_specifications ALTER spec_value SET STORAGE EXTERNAL; DELETE FROM part_specifications;
+        INSERT INTO part_specifications (part_id, spec_name, spec_value)
+          SELECT n, 'drawing', repeat(md5(n::text), 16384) FROM generate_series(1, 300) n";
+    shop.admin.batch_execute(wide).await.expect("wide rows");
+    let mut variables = shop.endpoints.variables.clone();
+    variables.insert("HIGHWATER_CAPTURE_HISTORY".to_owned(), "false".to_owned());
+    let mut pipeline = Pipeline::start_with(&shop, &["capture"], &variables);
+    pipeline.is_ready().await;
+    eventually("every wide row is read", async || {
+        pipeline.metric("highwater_capture_snapshot_rows_total", "part_specifications").await >= 300.0
+            && pipeline.log().contains("snapshot of a table is done")
+    })
+    .await;
+    let options = check::Options { cache: false, ..NEWEST };
+    is_right(&shop, &options, &pipeline.log()).await;
+    let peak = pipeline.peak_memory_kib();
+    println!("peak: {peak} KiB");
+    assert!(peak < 160 * 1024, "{peak} KiB at most for 150 MiB of rows");
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_slot_is_lost_every_table_is_read_again_if_the_operator_wants_it() {
+    let shop = Shop::open("resnapshot", 500).await;
+    let mut variables = in_small_chunks(&shop);
+    let mut pipeline = Pipeline::start_with(&shop, &["capture", "cache"], &variables);
+    pipeline.is_ready().await;
+    check::caught_up(&shop.endpoints, Duration::from_mins(1)).await.expect("the first snapshot");
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    let slot = variables["HIGHWATER_SOURCE_SLOT"].clone();
+    let drop = format!("SELECT pg_drop_replication_slot('{slot}')");
+    eventually("the slot is dropped", async || shop.admin.simple_query(&drop).await.is_ok()).await;
+    let unseen = "UPDATE stock_levels SET current_stock = current_stock + 1 WHERE part_id % 2 = 0;
+        DELETE FROM part_prices WHERE part_id % 5 = 0; DELETE FROM parts WHERE id = 77;
+        INSERT INTO part_prices (part_id, price_type, price) VALUES (3, 'sale', 1)";
+    shop.admin.batch_execute(unseen).await.expect("changes that no slot sees");
+    variables.insert("HIGHWATER_CAPTURE_ON_LOST_SLOT".to_owned(), "resnapshot".to_owned());
+    let mut pipeline = Pipeline::start_with(&shop, &["capture", "cache"], &variables);
+    pipeline.is_ready().await;
+    assert!(pipeline.metric("highwater_capture_gaps_total", "lost_slot").await > 0.0);
+    is_right(&shop, &NEWEST, &pipeline.log()).await;
+    let letters = highwater(&variables).args(["dead-letters", "list", "--worker", "capture"]).output().expect("it runs");
+    let letters = String::from_utf8_lossy(&letters.stdout).into_owned();
+    assert!(letters.contains("are missing: slot"), "the gap is named in the dead letters: {letters}");
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    shop.close().await;
+}
