@@ -54,6 +54,13 @@ impl Ledger {
         }
     }
 
+    /// Notes that a part's stock was deleted: a copy that takes both at once never shows the last version before that.
+    pub fn removed(&self, part: i64) {
+        if let Some(known) = self.parts.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&part) {
+            known.version = 0;
+        }
+    }
+
     /// Notes that a copy shows a part's stock at a version.
     pub fn shown(&self, copy: Copy, part: i64, version: i32) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,6 +85,16 @@ impl Acknowledged {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_that_was_removed_is_missing_nowhere() {
+        let ledger = Ledger::default();
+        ledger.acknowledged(&[(7, 3)]);
+        ledger.removed(7);
+        assert_eq!(ledger.missing(Copy::Redis, Duration::ZERO), 0);
+        ledger.acknowledged(&[(7, 1)]);
+        assert_eq!(ledger.missing(Copy::Redis, Duration::ZERO), 1);
+    }
 
     #[test]
     fn a_copy_that_stays_below_an_acknowledged_version_is_missing_it() {

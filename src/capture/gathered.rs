@@ -29,12 +29,15 @@ impl Gathered {
         Self { pause, drafts: Vec::new(), bytes: 0, due: None }
     }
 
-    /// Adds an event; returns whether all are to be sent now.
-    pub(super) fn push(&mut self, draft: Draft, now: Instant) -> bool {
-        self.due.get_or_insert(now + self.pause);
+    /// Adds an event; returns whether there are so many that all are to be sent now. The time is asked for the first of them
+    /// alone: whoever sends what is due looks at it often enough.
+    pub(super) fn push(&mut self, draft: Draft, now: impl FnOnce() -> Instant) -> bool {
+        if self.due.is_none() {
+            self.due = Some(now() + self.pause);
+        }
         self.bytes += draft.value.len();
         self.drafts.push(draft);
-        self.drafts.len() >= RECORDS || self.bytes >= BYTES || self.is_due(now)
+        self.drafts.len() >= RECORDS || self.bytes >= BYTES
     }
 
     /// Returns how many events wait.
@@ -87,13 +90,13 @@ mod tests {
         let ms = |count| start + Duration::from_millis(count);
         let mut gathered = Gathered::new(Duration::from_millis(25));
         assert_eq!(gathered.due(), None);
-        assert!(!gathered.push(draft(0, 10), ms(0)));
-        assert!(!gathered.push(draft(2, 10), ms(20)));
+        assert!(!gathered.push(draft(0, 10), || ms(0)));
+        assert!(!gathered.push(draft(2, 10), || ms(20)));
         assert!(!gathered.is_due(ms(24)) && gathered.is_due(ms(25)));
         let seqs: Vec<u32> = gathered.take().iter().map(|draft| draft.position.seq).collect();
         assert_eq!(seqs, [0, 2]);
         assert_eq!(gathered.due(), None);
-        assert!(!gathered.push(draft(4, 10), ms(30)));
+        assert!(!gathered.push(draft(4, 10), || ms(30)));
         assert_eq!(gathered.due(), Some(ms(55)));
     }
 
@@ -101,13 +104,16 @@ mod tests {
     fn what_is_gathered_is_bounded_in_records_and_bytes() {
         let now = Instant::now();
         let mut gathered = Gathered::new(Duration::from_secs(1));
-        assert_eq!((0..10_000).position(|seq| gathered.push(draft(seq, 10), now)), Some(RECORDS - 1));
+        assert_eq!((0..10_000).position(|seq| gathered.push(draft(seq, 10), || now)), Some(RECORDS - 1));
         gathered.take();
-        assert!(gathered.push(draft(0, BYTES), now));
+        assert!(gathered.push(draft(0, BYTES), || now));
     }
 
     #[test]
     fn without_a_pause_nothing_waits() {
-        assert!(Gathered::new(Duration::ZERO).push(draft(0, 10), Instant::now()));
+        let now = Instant::now();
+        let mut gathered = Gathered::new(Duration::ZERO);
+        gathered.push(draft(0, 10), || now);
+        assert!(gathered.is_due(now));
     }
 }

@@ -49,7 +49,8 @@ impl Plan<'_> {
             let (topic, server) = (self.topics.progress(), server.to_owned());
             return Err(self.refused(Lost::WentBack { topic, bound, server, slot_bound }));
         }
-        let missing = format!("changes from {bound} up to {slot_bound} are missing: {lost}; every mapped table is read again");
+        let missing =
+            format!("changes from {bound} up to {slot_bound} are missing: {lost}; every mapped table is read again");
         counter!("highwater_capture_gaps_total", "reason" => "lost_slot").increment(1);
         error!(%missing, "capture goes on behind a gap");
         progress.reach(slot_bound);

@@ -42,7 +42,7 @@ pub use check::{Beginning, MappingCheck, check_mapping, look_at_beginning};
 pub use error::Error;
 pub use request::Request;
 pub(crate) use session::TRANSACTION_TIMEOUT;
-pub use settings::Settings;
+pub use settings::{OnLostSlot, Settings};
 pub use spill::SpillError;
 pub use watch::watch_slot;
 

@@ -166,7 +166,9 @@ pub enum Lost {
         bound: Bound,
     },
     /// The server is on an older timeline than what was published: a promotion left it behind.
-    #[error("topic `{topic}` holds progress of timeline {published}, but {server} is on timeline {timeline}: a promotion left it behind")]
+    #[error(
+        "topic `{topic}` holds progress of timeline {published}, but {server} is on timeline {timeline}: a promotion left it behind"
+    )]
     LeftBehind {
         /// The progress topic.
         topic: String,

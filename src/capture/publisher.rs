@@ -142,14 +142,13 @@ impl Publisher {
     /// Takes an event on its way; the tombstone behind a delete goes with it.
     pub(super) fn send(&mut self, draft: Draft) -> Result<(), Error> {
         self.begin_if_needed()?;
-        let now = Instant::now();
         if draft.topic == Topic::History {
-            if self.history.push(draft, now) {
+            if self.history.push(draft, Instant::now) {
                 self.send_history()?;
             }
             return Ok(());
         }
-        if self.events.push(draft, now) {
+        if self.events.push(draft, Instant::now) {
             self.send_events()?;
         }
         Ok(())
@@ -291,6 +290,7 @@ impl Publisher {
         histogram!("highwater_capture_transaction_records").record(as_f64(self.records as u64));
         self.opened = None;
         self.records = 0;
+        self.marks.begin_round();
         Ok(())
     }
 

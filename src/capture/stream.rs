@@ -93,7 +93,9 @@ impl<'a> Loop<'a> {
 
     /// Reads one message.
     fn read(&mut self) -> Result<Step, Error> {
-        let wait = self.next_deadline();
+        // What was received already is taken without looking at the clock: in a backlog that is nearly all.
+        let at_hand = self.session.stream.has_buffered();
+        let wait = if at_hand { Duration::ZERO } else { self.next_deadline() };
         let Session { stream, work } = &mut self.session;
         let step = match stream.next(wait)? {
             Some(Frame::XLogData { payload, .. }) => work.message(payload)?,
@@ -118,7 +120,9 @@ impl<'a> Loop<'a> {
             }
             None => return Ok(Step::On),
         };
-        self.heard = Instant::now();
+        if !at_hand {
+            self.heard = Instant::now();
+        }
         Ok(step)
     }
 
@@ -159,6 +163,7 @@ impl<'a> Loop<'a> {
                 && (now >= opened + self.settings.transaction || records >= self.settings.transaction_records)
             {
                 work.publisher.end_transaction()?;
+                work.publisher.mark(complete, now)?;
             }
         }
         if self.acknowledged.0 < self.session.work.publisher.committed().lsn() {

@@ -122,11 +122,8 @@ pub fn write_vanished(
 ) -> Result<Draft, Unmappable> {
     let entity = newest.entity.as_deref().ok_or(Unmappable::NoEntity)?;
     let subject = newest.subject.as_deref().unwrap_or(entity);
-    let heading = Heading {
-        id_tail: &[newest.entry().as_bytes()],
-        subject: &[subject.as_bytes()],
-        entity: entity.as_bytes(),
-    };
+    let heading =
+        Heading { id_tail: &[newest.entry().as_bytes()], subject: &[subject.as_bytes()], entity: entity.as_bytes() };
     let kind = [family.name(), ".deleted"];
     let mut draft = Draft::begin(drafts, Topic::State(family), stamp, stamp.position(seq), &kind, heading);
     draft.partition_by = PartitionBy::Exactly(partition);

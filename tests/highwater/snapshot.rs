@@ -155,7 +155,8 @@ async fn where_the_slot_is_lost_every_table_is_read_again_if_the_operator_wants_
     pipeline.is_ready().await;
     assert!(pipeline.metric("highwater_capture_gaps_total", "lost_slot").await > 0.0);
     is_right(&shop, &NEWEST, &pipeline.log()).await;
-    let letters = highwater(&variables).args(["dead-letters", "list", "--worker", "capture"]).output().expect("it runs");
+    let letters =
+        highwater(&variables).args(["dead-letters", "list", "--worker", "capture"]).output().expect("it runs");
     let letters = String::from_utf8_lossy(&letters.stdout).into_owned();
     assert!(letters.contains("are missing: slot"), "the gap is named in the dead letters: {letters}");
     assert!(pipeline.terminate().success(), "{}", pipeline.log());

@@ -27,19 +27,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for _ in 0..transactions {
         let began = Instant::now();
         producer.begin()?;
-        let before = producer.delivered();
-        let all = u64::try_from(partitions)?;
+        let all = usize::try_from(partitions)?;
         for partition in 0..partitions {
             producer.send(TOPIC, partition, b"key", Some(&[b'x'; 300]), &[])?;
         }
-        let first = wait(&producer, before + 1, began);
-        let last = wait(&producer, before + all, began);
+        let first = wait(&producer, all - 1, began);
+        let last = wait(&producer, 0, began);
         let mut other = Vec::new();
         while began.elapsed() < length {
             let sent = Instant::now();
-            let before = producer.delivered();
             producer.send(TOPIC, 0, b"key", Some(&[b'x'; 300]), &[])?;
-            other.push(wait(&producer, before + 1, sent));
+            other.push(wait(&producer, 0, sent));
             sleep(Duration::from_millis(5).min(length / 10));
         }
         let end = Instant::now();
@@ -51,8 +49,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn wait(producer: &TransactionalProducer, count: u64, since: Instant) -> f64 {
-    while producer.delivered() < count {
+/// Waits until no more than so many records are on their way.
+fn wait(producer: &TransactionalProducer, left: usize, since: Instant) -> f64 {
+    while producer.in_flight() > left {
         producer.poll();
         std::hint::spin_loop();
     }

@@ -114,12 +114,17 @@ fn no_thread() -> ProducerError {
     ProducerError::Fatal { reason: "the thread that commits has ended".to_owned() }
 }
 
+/// How long a commit lets the next producer go first: it has to enlist its partitions, for which records wait, at the same
+/// broker that is to write the markers of the commit, for which nobody waits.
+const TAKEOVER: Duration = Duration::from_millis(30);
+
 /// The committing thread: ends with its owner.
 fn commit_each(
     commits: &Receiver<(TransactionalProducer, Duration)>,
     outcomes: &SyncSender<(TransactionalProducer, Result<(), ProducerError>)>,
 ) {
     while let Ok((mut producer, timeout)) = commits.recv() {
+        thread::sleep(TAKEOVER);
         let deadline = Instant::now() + timeout;
         let outcome = loop {
             match producer.commit(timeout) {

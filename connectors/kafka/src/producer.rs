@@ -4,7 +4,7 @@
 //! [`TransactionalProducer::begin`]; one that failed shows none of them to `read_committed` readers,
 //! once [`TransactionalProducer::abort`] or a successor's [`TransactionalProducer::init`] has run.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -54,12 +54,11 @@ impl ProducerSettings {
     }
 }
 
-/// The first delivery failure of the transaction, and how many records the brokers have taken.
+/// The first delivery failure of the transaction.
 #[derive(Default)]
 struct Deliveries {
     events: Events,
     first_failure: Mutex<Option<(RDKafkaErrorCode, String)>>,
-    delivered: AtomicU64,
     /// The running number of the transaction: reports of an aborted one still come in during the next.
     transaction: AtomicUsize,
 }
@@ -82,9 +81,7 @@ impl ProducerContext for Reports {
 
     fn delivery(&self, result: &DeliveryResult<'_>, transaction: usize) {
         match result {
-            Ok(_) => {
-                self.0.delivered.fetch_add(1, Ordering::Relaxed);
-            }
+            Ok(_) => {}
             Err(_) if transaction != self.0.transaction.load(Ordering::Relaxed) => {}
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
@@ -124,6 +121,8 @@ impl TransactionalProducer {
             .set("transaction.timeout.ms", settings.transaction_timeout.as_millis().to_string())
             .set("message.timeout.ms", settings.message_timeout.as_millis().to_string())
             .set("queue.buffering.max.messages", settings.queue_records.to_string())
+            // A report for each delivered record would only be counted, which the client does anyway.
+            .set("delivery.report.only.error", "true")
             .set("queue.buffering.max.kbytes", (settings.queue_bytes / 1024).max(1).to_string())
             // The broker answers CONCURRENT_TRANSACTIONS while it still writes the last transaction's markers.
             .set("retry.backoff.ms", "5")
@@ -230,16 +229,10 @@ impl TransactionalProducer {
         self.client.poll(Duration::ZERO);
     }
 
-    /// How many records wait for the brokers' acknowledgement or for its report to be served.
+    /// How many records wait for the brokers' acknowledgement.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         usize::try_from(self.client.in_flight_count()).unwrap_or(0)
-    }
-
-    /// How many records the brokers have acknowledged since the start (reports served so far).
-    #[must_use]
-    pub fn delivered(&self) -> u64 {
-        self.deliveries.delivered.load(Ordering::Relaxed)
     }
 
     /// Reports whether a transaction is open.

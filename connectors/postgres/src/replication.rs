@@ -1,5 +1,6 @@
 //! Logical replication: slots, timelines, the stream (manual: Streaming Replication Protocol).
 
+mod pace;
 mod slot;
 mod stream;
 mod timeline;

@@ -128,6 +128,8 @@ pub(crate) struct Socket {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// Bytes received since the beginning.
+    received: u64,
     read_timeout: Option<Duration>,
     write_timeout: Option<Duration>,
 }
@@ -142,11 +144,24 @@ pub(crate) struct Whole {
 
 impl Socket {
     pub(crate) fn new(channel: Channel) -> Self {
-        Self { channel, buffer: vec![0; 2 * CHUNK], start: 0, end: 0, read_timeout: None, write_timeout: None }
+        Self {
+            channel,
+            buffer: vec![0; 2 * CHUNK],
+            start: 0,
+            end: 0,
+            received: 0,
+            read_timeout: None,
+            write_timeout: None,
+        }
     }
 
     pub(crate) fn channel(&self) -> &Channel {
         &self.channel
+    }
+
+    /// Returns how many bytes have been received on this channel.
+    pub(crate) fn received(&self) -> u64 {
+        self.received
     }
 
     /// Replaces the channel by one that was made of it; nothing may be left in the buffer.
@@ -252,6 +267,7 @@ impl Socket {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(count) => {
                     self.end += count;
+                    self.received += count as u64;
                     return Ok(());
                 }
                 Err(error) => match (error.kind(), deadline) {

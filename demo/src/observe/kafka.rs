@@ -43,6 +43,11 @@ impl Seen<'_> {
         let leaves_one = matches!(self.kind, "stock.created" | "stock.updated");
         self.data.filter(|_| leaves_one).and_then(|data| serde_json::from_str(data.get()).ok())
     }
+
+    /// Returns the stock level that a delete removes.
+    fn removed_stock(&self) -> Option<StockLevel> {
+        self.data.filter(|_| self.kind == "stock.deleted").and_then(|data| serde_json::from_str(data.get()).ok())
+    }
 }
 
 /// Opens a consumer at the end of the state topics.
@@ -87,6 +92,9 @@ pub(super) fn observe(consumer: &BaseConsumer, shared: &Arc<Shared>) {
         }
         event.position.clone_into(before);
         shared.latency(Copy::Kafka).record(committed, arrived);
+        if let Some(level) = event.removed_stock() {
+            shared.ledger.removed(level.part_id);
+        }
         if let Some(level) = event.stock() {
             level.shown(&shared.ledger, Copy::Kafka);
             if let Some(in_redis) = shared.sightings.committed(level.part_id, event.position, committed) {

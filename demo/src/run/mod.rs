@@ -30,6 +30,8 @@ const CHECKED_WARM_UP: Duration = Duration::from_secs(30);
 const WARM_UP_RATE: u32 = 4;
 /// How long the copies may take to show what the warm-up wrote.
 const WARMED_WITHIN: Duration = Duration::from_secs(30);
+/// How long the disk may take to write all that is waiting for it.
+const SETTLED_WITHIN: Duration = Duration::from_secs(30);
 /// How long a run without a terminal measures.
 const CHECKED_FOR: Duration = Duration::from_secs(20);
 /// How long the copies may take to contain the catalogue before the writes begin.
@@ -175,7 +177,19 @@ async fn warm_up(endpoints: &Endpoints, options: &Options, ledger: &Arc<Ledger>,
             () = stop.asked() => return Ok(()),
         }
     }
+    if options.check {
+        settle().await;
+    }
     Ok(())
+}
+
+/// Lets the disk have what the warm-up wrote: the system would write it half a minute later, between the commits that are
+/// measured, and as much of it as two minutes of the shop's own writes make.
+async fn settle() {
+    let settled = tokio::time::timeout(SETTLED_WITHIN, tokio::process::Command::new("sync").status()).await;
+    if !matches!(settled, Ok(Ok(status)) if status.success()) {
+        println!("the disk did not settle; the figures include what it still writes");
+    }
 }
 
 /// What the table is drawn from.

@@ -77,16 +77,42 @@ struct Piece {
 }
 
 enum State {
-    Reading { overtaken: Overtaken },
-    Read { overtaken: Overtaken, read: Read },
+    Reading {
+        overtaken: Overtaken,
+    },
+    Read {
+        overtaken: Overtaken,
+        read: Read,
+    },
     /// Until the stream reaches `high`.
-    Waiting { overtaken: Overtaken, read: Read, high: u64 },
+    Waiting {
+        overtaken: Overtaken,
+        read: Read,
+        high: u64,
+    },
     /// Until everything below `behind` is committed.
-    Unsearched { touched: Touched, since: Bound, behind: u64 },
-    Searching { touched: Touched, since: Bound, answer: Receiver<Result<Found, highwater_kafka::Error>> },
-    Found { touched: Touched, since: Bound, found: Found },
+    Unsearched {
+        touched: Touched,
+        since: Bound,
+        behind: u64,
+    },
+    Searching {
+        touched: Touched,
+        since: Bound,
+        answer: Receiver<Result<Found, highwater_kafka::Error>>,
+    },
+    Found {
+        touched: Touched,
+        since: Bound,
+        found: Found,
+    },
     /// Until the stream reaches `high`.
-    Deleting { touched: Touched, since: Bound, found: Found, high: u64 },
+    Deleting {
+        touched: Touched,
+        since: Bound,
+        found: Found,
+        high: u64,
+    },
 }
 
 /// What has to be published now.
@@ -129,7 +155,20 @@ impl Snapshot {
         let settling = (!left.is_empty()).then_some(Settling::Unasked);
         let (config, topics, runtime) = (config.clone(), Arc::new(topics.clone()), runtime.clone());
         let (pieces, readers, pass) = (VecDeque::new(), None, None);
-        Self { config, limits, topics, runtime, readers, settling, left, pass, passes: 0, pieces, asked: 0, unanswered: 0 }
+        Self {
+            config,
+            limits,
+            topics,
+            runtime,
+            readers,
+            settling,
+            left,
+            pass,
+            passes: 0,
+            pieces,
+            asked: 0,
+            unanswered: 0,
+        }
     }
 
     /// Whether every mapped table was read.
@@ -362,9 +401,7 @@ impl Snapshot {
 
     /// Returns what must be published before anything at or above `lsn`, if there is anything.
     pub(super) fn due(&mut self, lsn: u64, ledger: &Ledger) -> Result<Option<Ready>, Error> {
-        let reached = |piece: &Piece| {
-            matches!(piece.state, State::Waiting { high, .. } | State::Deleting { high, .. } if high <= lsn)
-        };
+        let reached = |piece: &Piece| matches!(piece.state, State::Waiting { high, .. } | State::Deleting { high, .. } if high <= lsn);
         if !self.pieces.front().is_some_and(reached) {
             return Ok(None);
         }
@@ -405,13 +442,7 @@ impl Snapshot {
     }
 
     /// Reads a chunk again that the stream overtook by too much.
-    fn again(
-        &mut self,
-        number: u64,
-        pass: Arc<Pass>,
-        advance: Option<Advance>,
-        read: Read,
-    ) -> Result<(), Error> {
+    fn again(&mut self, number: u64, pass: Arc<Pass>, advance: Option<Advance>, read: Read) -> Result<(), Error> {
         info!(table = pass.table(), "the stream overtook a chunk of the snapshot; it is read again");
         counter!("highwater_capture_snapshot_chunks_read_again_total").increment(1);
         let state = State::default();

@@ -43,7 +43,8 @@ impl Pass {
     /// Returns the statement for the rows behind `after`, all of them where that is empty, up to `upto`, the table's end
     /// where that is none; with a limit where the rows are counted.
     pub(super) fn rows(&self, after: &[String], upto: Option<&[String]>) -> String {
-        let mut conditions: Vec<String> = self.described.row_filter.iter().map(|filter| format!("({filter})")).collect();
+        let mut conditions: Vec<String> =
+            self.described.row_filter.iter().map(|filter| format!("({filter})")).collect();
         conditions.extend(self.behind(after));
         conditions.extend(upto.map(|upto| format!("ROW({}) <= ROW({})", self.key_list(), literals(upto))));
         let (columns, table) = (self.described.select_list(), self.qualified());

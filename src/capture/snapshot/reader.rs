@@ -69,12 +69,7 @@ impl Readers {
     pub(super) fn start(config: &ConnectConfig, limits: Limits, most_tickets: usize) -> std::io::Result<Self> {
         let (tickets, inbox) = sync_channel(most_tickets);
         let (outbox, answers) = sync_channel(most_tickets);
-        let desk = Arc::new(Mutex::new(Desk {
-            inbox,
-            pass: 0,
-            after: Key::new(),
-            ended: false,
-        }));
+        let desk = Arc::new(Mutex::new(Desk { inbox, pass: 0, after: Key::new(), ended: false }));
         let rows = Arc::new(AtomicU32::new(FIRST_ROWS.min(limits.rows)));
         for number in 0..limits.readers {
             let (config, desk, rows, outbox) = (config.clone(), Arc::clone(&desk), Arc::clone(&rows), outbox.clone());

@@ -5,8 +5,8 @@ use highwater_postgres::{Lsn, quote};
 
 use super::report::Report;
 use super::server::ServerFacts;
-use crate::capture::Beginning;
 use crate::capture::progress::{Lost, Progress};
+use crate::capture::{Beginning, OnLostSlot};
 use crate::config::Source;
 use crate::topics::Topics;
 
@@ -19,6 +19,7 @@ const LITTLE_LEFT: i64 = 5;
 /// Judges the slot by itself, then with the progress.
 pub(super) fn judge(
     source: &Source,
+    on_lost_slot: OnLostSlot,
     topics: &Topics,
     server: &ServerFacts,
     beginning: &Beginning,
@@ -47,6 +48,11 @@ pub(super) fn judge(
         }
         _ => None,
     };
+    if let Some(lost) = lost.as_ref().filter(|lost| lost.is_gap() && on_lost_slot == OnLostSlot::Resnapshot) {
+        let text = format!("{lost}; capture will go on with a new slot, and read every mapped table again");
+        let remedy = "know that the missing changes never reach the audit log and the mirror";
+        return report.warn(subject, text, remedy);
+    }
     if let Some(lost) = lost {
         let remedy = anew(&lost, source, topics, beginning.slot.is_some());
         return report.fail(subject, lost.to_string(), remedy);
@@ -81,28 +87,22 @@ fn anew(lost: &Lost, source: &Source, topics: &Topics, has_slot: bool) -> String
 /// Whether the server's log holds the place up to which was published.
 fn judge_place(progress: &Progress, beginning: &Beginning, topic: &str, report: &mut Report) {
     let (bound, end) = (progress.bound, beginning.system.flushed);
-    if bound.lsn() > end.0 {
+    let subject = format!("topic {topic}");
+    if let Some(switch) = progress.phantoms(&beginning.timelines) {
         let text = format!(
-            "holds progress up to {bound}, but the server's log ends at {end}: it was restored from a backup, or an older \
-             standby was promoted, and what it commits below that would be taken for published"
+            "holds progress up to {bound}, but from {switch} on the server's log is of timeline {}: what was published behind \
+             the promotion of a standby is not in its database; capture will name it and read every mapped table again",
+            switch.timeline()
+        );
+        report.warn(subject, text, "know that the audit log and the mirror keep what was lost by the promotion");
+    } else if bound.lsn() > end.0 {
+        let text = format!(
+            "holds progress up to {bound}, but the server's log ends at {end}: it was restored from a backup, and what it \
+             commits below that would be taken for published"
         );
         let remedy =
             "name the server with the whole log in source.database; or begin anew with another source.topic_prefix";
-        return report.fail(format!("topic {topic}"), text, remedy);
-    }
-    // The end of a timeline belongs to both.
-    let owners = [bound.lsn(), bound.lsn().saturating_sub(1)].map(|lsn| beginning.timelines.timeline_of(Lsn(lsn)));
-    if !owners.contains(&bound.timeline()) {
-        let text = format!(
-            "holds progress up to {bound}, but there the server's log is of timeline {}: what was published behind the \
-             promotion of a standby is not in its database",
-            owners[0]
-        );
-        report.warn(
-            format!("topic {topic}"),
-            text,
-            "begin anew with another source.topic_prefix, so that every row is read again",
-        );
+        report.fail(subject, text, remedy);
     }
 }
 
@@ -184,7 +184,7 @@ mod tests {
         let timelines = Timelines::parse(2, "1\t0/3C00000\tpromoted\n").unwrap();
         let beginning = Beginning { slot, system, timelines };
         let mut report = Report::default();
-        judge(&config.source, &config.topics, server, &beginning, published, &mut report);
+        judge(&config.source, OnLostSlot::Error, &config.topics, server, &beginning, published, &mut report);
         let gravest = report.findings().iter().max_by_key(|finding| finding.grade).unwrap();
         (gravest.grade, gravest.text.clone(), gravest.remedy.clone().unwrap_or_default())
     }

@@ -44,7 +44,9 @@ async fn look(client: &Client, config: &Config, published: &Published, report: &
     let mapping = blocking(move || capture::check_mapping(&asked, ANSWER)).await?;
     judge_mapping(&judge, &tables, mapping, report);
     match beginning {
-        Ok(beginning) => slot::judge(source, &config.topics, &server, &beginning, published, report),
+        Ok(beginning) => {
+            slot::judge(source, config.capture.on_lost_slot, &config.topics, &server, &beginning, published, report)
+        }
         Err(error) => {
             let text = format!("no replication connection: {}", crate::running::told(&error));
             report.fail("source.database", text, remedy("source", &source.database, &error));

@@ -9,6 +9,7 @@ use super::letter::{Letter, Origin, SETTLES, original};
 use super::topic::Reader;
 use crate::deliver::dead_letter::WORKER;
 use crate::events::envelope::Envelope;
+use crate::operate::snapshot;
 use crate::roles::Config;
 use crate::workers::audit::{self, append_late, audit_row};
 use crate::workers::cache::{Incoming, Plan, changes_of};
@@ -101,7 +102,7 @@ struct Ways<'a> {
 
 impl Ways<'_> {
     async fn apply(&mut self, letter: &Letter, record: &Record) -> Result<&'static str, String> {
-        let Some(record) = original(letter, record) else { return Err(no_record(letter)) };
+        let Some(record) = original(letter, record) else { return self.read_table_again(letter).await };
         if letter.worker == "storefront" {
             let why = "the gateway keeps no copy: pages that were open have passed the event, and each page gets the newest state \
                        when it loads or resyncs";
@@ -143,15 +144,21 @@ impl Ways<'_> {
         let appended = append_late(&self.config.audit, place, row).await.map_err(|error| error.to_string())?;
         Ok(if appended { "appended to the audit log" } else { "stands in the audit log already" })
     }
-}
 
-/// Says why a letter cannot be given to anybody.
-fn no_record(letter: &Letter) -> String {
-    match &letter.origin {
-        Origin::Row(row) => format!(
-            "it refers to the row {row} and holds no event: the row has to be read again, and reading single tables again does \
-             not exist yet. Mend what the reason names; then any change of the row publishes its newest state"
-        ),
-        Origin::Record { .. } | Origin::Unknown => "it does not tell what it is of".to_owned(),
+    /// Asks for the table of a letter that refers to a row and holds no event.
+    async fn read_table_again(&self, letter: &Letter) -> Result<&'static str, String> {
+        let Origin::Row(row) = &letter.origin else { return Err("it does not tell what it is of".to_owned()) };
+        let table = row.split_once('/').map_or(row.as_str(), |(table, _)| table).to_owned();
+        let Config { source, topics, .. } = self.config;
+        if source.map.iter().all(|entry| entry.table.value != table) {
+            return Err(format!(
+                "it holds no event, and `{row}` names no mapped table; mend what the reason names, then run `highwater snapshot` \
+                 with the tables that it concerns"
+            ));
+        }
+        match snapshot::snapshot(source, topics, &[table], false, |_| {}).await {
+            Ok(()) => Ok("its table will be read again, beside live changes"),
+            Err(error) => Err(error.to_string()),
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! The stream of changes itself: frames in, status out.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postgres_protocol::message::frontend;
 
+use super::pace::{NAP, Pace};
 use crate::connection::{Connection, Wait};
 use crate::cursor::{Cursor, Short};
 use crate::error::{Error, Result};
@@ -105,6 +106,7 @@ pub struct ReplicationStream {
     connection: Connection,
     streaming: Streaming,
     protocol_version: u8,
+    pace: Pace,
 }
 
 impl Connection {
@@ -120,7 +122,10 @@ impl Connection {
         self.send_message(|buffer| frontend::query(&command, buffer))?;
         let message = self.receive(&wait)?;
         match message.kind {
-            b'W' => Ok(ReplicationStream { connection: self, streaming, protocol_version }),
+            b'W' => {
+                let pace = Pace::new(Instant::now());
+                Ok(ReplicationStream { connection: self, streaming, protocol_version, pace })
+            }
             b'E' => Err(self.drain_error(message, &wait)),
             other => Err(self.protocol(&format!("message {:?} after START_REPLICATION", char::from(other)))),
         }
@@ -167,7 +172,7 @@ impl ReplicationStream {
     /// [`Error::Lost`], [`Error::Ended`], [`Error::Protocol`], or the server's own [`Error::Server`]; after any of them
     /// the stream is over.
     pub fn next(&mut self, timeout: Duration) -> Result<Option<Frame<'_>>> {
-        let Some(message) = self.connection.receive_within(timeout)? else { return Ok(None) };
+        let Some(message) = self.receive(timeout)? else { return Ok(None) };
         if message.kind != b'd' {
             return Err(self.over(message));
         }
@@ -176,6 +181,19 @@ impl ReplicationStream {
             return Err(self.connection.protocol("a frame of the replication stream that cannot be understood"));
         }
         Ok(Frame::read(self.connection.socket().body(message)))
+    }
+
+    /// Receives a message, and lets the system gather before it is asked for more while much comes.
+    fn receive(&mut self, timeout: Duration) -> Result<Option<Whole>> {
+        if self.has_buffered() {
+            return self.connection.receive_within(timeout);
+        }
+        if self.pace.gathers() {
+            std::thread::sleep(NAP);
+        }
+        let message = self.connection.receive_within(timeout)?;
+        self.pace.note(self.connection.socket().received(), Instant::now());
+        Ok(message)
     }
 
     /// Returns whether a whole frame is in the buffer, so that [`ReplicationStream::next`] will not wait.
