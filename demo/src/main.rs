@@ -105,7 +105,7 @@ async fn main() -> Result<ExitCode> {
         Command::Check { patience_s, since_capture } => {
             let options = check::Options {
                 patience: Duration::from_secs(patience_s),
-                whole_story: !since_capture,
+                story: if since_capture { check::Story::Late } else { check::Story::Whole },
                 ..check::Options::default()
             };
             let report = check::everything(&endpoints, &options).await?;

@@ -14,7 +14,7 @@ use crate::stack::Variables;
 
 /// Only the newest state can be right: some changes never reached the topics.
 const NEWEST: check::Options =
-    check::Options { patience: Duration::from_mins(1), whole_story: false, gap: true, audit: false, cache: true };
+    check::Options { patience: Duration::from_mins(1), story: check::Story::Gap, audit: false, cache: true };
 
 /// Small chunks, so that a small catalogue has many, and two readers at once.
 fn in_small_chunks(shop: &Shop) -> Variables {

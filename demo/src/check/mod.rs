@@ -30,19 +30,28 @@ const STATE_TOPICS: [&str; 3] = ["stock", "prices", "content"];
 pub struct Options {
     /// How long the copies may take to catch up.
     pub patience: Duration,
-    /// Whether the history goes back to before the first write: then nothing may be missing from it.
-    pub whole_story: bool,
-    /// Whether changes never reached the history, so that only the newest state can be right.
-    pub gap: bool,
+    /// What can be asked of the history.
+    pub story: Story,
     /// Whether the audit log is kept.
     pub audit: bool,
     /// Whether Redis is kept.
     pub cache: bool,
 }
 
+/// What the history tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Story {
+    /// It goes back to before the first write: nothing may be missing from it.
+    Whole,
+    /// It begins later.
+    Late,
+    /// Changes never reached it: only the newest state can be right.
+    Gap,
+}
+
 impl Default for Options {
     fn default() -> Self {
-        Self { patience: Duration::from_mins(1), whole_story: true, gap: false, audit: true, cache: true }
+        Self { patience: Duration::from_mins(1), story: Story::Whole, audit: true, cache: true }
     }
 }
 
@@ -87,13 +96,13 @@ pub async fn everything(endpoints: &Endpoints, options: &Options) -> Result<Repo
         audit::compare(&database, &changes, &mut section).await?;
         report.add(section);
     }
-    if options.whole_story {
+    if options.story == Story::Whole {
         let mut section = Section::new("history with the writers' own notes");
         audit::compare_with_notes(&database, &changes, &mut section).await?;
         report.add(section);
     }
     let rows = tables::read(&mut database).await?;
-    if !options.gap {
+    if options.story != Story::Gap {
         let mut section = Section::new("history played, with the database");
         history::play(&changes, &rows, &mut section);
         report.add(section);
@@ -101,7 +110,7 @@ pub async fn everything(endpoints: &Endpoints, options: &Options) -> Result<Repo
     for (name, state) in &states {
         let mut section = Section::new(format!("{}: newest events with the database", endpoints.topic(name)));
         state::compare(name, state, &rows, &mut section);
-        if !options.gap {
+        if options.story != Story::Gap {
             known_to_history(state, &changes, &mut section);
         }
         report.add(section);

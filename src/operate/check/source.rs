@@ -45,7 +45,7 @@ async fn look(client: &Client, config: &Config, published: &Published, report: &
     judge_mapping(&judge, &tables, mapping, report);
     match beginning {
         Ok(beginning) => {
-            slot::judge(source, config.capture.on_lost_slot, &config.topics, &server, &beginning, published, report)
+            slot::judge(source, config.capture.on_lost_slot, &config.topics, &server, &beginning, published, report);
         }
         Err(error) => {
             let text = format!("no replication connection: {}", crate::running::told(&error));
