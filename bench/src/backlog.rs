@@ -94,7 +94,7 @@ pub(crate) async fn origin(bench: &Bench) -> Result<Progress> {
     loop {
         process.still_runs()?;
         if let Some((_, value)) = bench.kafka.last_record(&topic)?
-            && is_complete(&value)?
+            && is_complete(&value)
         {
             break;
         }
@@ -113,7 +113,34 @@ pub(crate) async fn origin(bench: &Bench) -> Result<Progress> {
 }
 
 /// Whether a progress record says that every captured table was read.
-fn is_complete(record: &[u8]) -> Result<bool> {
-    let progress: Value = serde_json::from_slice(record).context("the progress record is no JSON")?;
-    Ok(CAPTURED_TABLES.iter().all(|table| progress["snapshot"]["tables"][*table]["complete"] == true))
+pub(crate) fn is_complete(record: &[u8]) -> bool {
+    let progress: Value = serde_json::from_slice(record).unwrap_or_default();
+    CAPTURED_TABLES.iter().all(|table| progress["snapshot"]["tables"][*table]["complete"] == true)
+}
+
+/// Returns progress as of a place in the log, `X/Y`: all before it counts as published.
+pub(crate) fn progress_at((key, value): &Progress, lsn: &str) -> Result<Progress> {
+    let mut progress: Value = serde_json::from_slice(value).context("the progress record is no JSON")?;
+    let (high, low) = lsn.split_once('/').context("a place in the log has two parts")?;
+    let place = (u64::from_str_radix(high, 16)? << 32) | u64::from_str_radix(low, 16)?;
+    let bound = progress["bound"].as_str().context("the progress has no bound")?;
+    progress["bound"] = format!("{}-{place:016X}-00000000", &bound[..8]).into();
+    Ok((key.clone(), serde_json::to_vec(&progress)?))
+}
+
+/// Replaces all rows by so many stock levels, from id 1 on.
+pub(crate) async fn fill(bench: &Bench, rows: u64) -> Result<()> {
+    eprintln!("bench: filling stock_levels with {rows} rows");
+    let tables = CAPTURED_TABLES.join(", ");
+    let fill = format!(
+        "TRUNCATE {tables} CASCADE;
+         SET session_replication_role = replica; SET synchronous_commit = off;
+         INSERT INTO stock_levels (id, part_id, current_stock, reserved_quantity, min_stock_level)
+             SELECT part, part, part % 500, part % 7, 10 FROM generate_series(1, {rows}) AS part;
+         SET synchronous_commit = on; RESET session_replication_role"
+    );
+    bench.source.client.batch_execute(&fill).await.context("the table could not be filled")?;
+    bench.source.client.batch_execute("VACUUM ANALYZE stock_levels").await?;
+    bench.source.client.batch_execute("CHECKPOINT").await?;
+    Ok(())
 }

@@ -11,6 +11,7 @@ use highwater_demo::Endpoints;
 use highwater_demo::observe::clock::event_time_us;
 use rdkafka::message::Message;
 use serde_json::Value;
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use crate::backlog::{self, ORIGIN};
@@ -26,7 +27,7 @@ use crate::{Arguments, Bench};
 const RUN: &str = "bench_run";
 /// Connections that write at the same time, each at its share of the rate.
 const WRITERS: u64 = 8;
-const COMMITS_PER_S: u64 = 1000;
+pub(crate) const COMMITS_PER_S: u64 = 1000;
 /// Parts whose stock is moved.
 const PARTS: i64 = 10_000;
 /// Before what counts begins.
@@ -132,13 +133,14 @@ fn millis(us: i64) -> f64 {
 }
 
 /// Commits at the rate for so long; returns how many were made.
-async fn write(bench: &Bench, duration: Duration) -> Result<u64> {
+pub(crate) async fn write(bench: &Bench, duration: Duration) -> Result<u64> {
     let made = Arc::new(AtomicU64::new(0));
-    let mut writers = Vec::new();
+    // They end with it, if nobody waits for them any more.
+    let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
         let client = Endpoints::connect(&bench.source.endpoints.admin_database).await?;
         let made = Arc::clone(&made);
-        writers.push(tokio::spawn(async move {
+        writers.spawn(async move {
             let sql = "UPDATE stock_levels SET current_stock = current_stock + 1, version = version + 1 WHERE id = $1";
             let update = client.prepare(sql).await?;
             let mut tick = tokio::time::interval(Duration::from_micros(1_000_000 * WRITERS / COMMITS_PER_S));
@@ -153,10 +155,10 @@ async fn write(bench: &Bench, duration: Duration) -> Result<u64> {
                 made.fetch_add(1, Ordering::Relaxed);
             }
             anyhow::Ok(())
-        }));
+        });
     }
-    for writer in writers {
-        writer.await?.context("a writer failed")?;
+    while let Some(writer) = writers.join_next().await {
+        writer?.context("a writer failed")?;
     }
     Ok(made.load(Ordering::Relaxed))
 }

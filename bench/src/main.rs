@@ -5,10 +5,12 @@
 mod backlog;
 mod cost;
 mod drain;
+mod large;
 mod latency;
 mod machine;
 mod process;
 mod report;
+mod snapshot;
 mod source;
 mod tools;
 mod topics;
@@ -42,6 +44,12 @@ struct Arguments {
     /// Row changes of the backlog
     #[arg(long, default_value_t = 1_000_000)]
     rows: u64,
+    /// Changes of the one large transaction
+    #[arg(long, default_value_t = 5_000_000)]
+    large_rows: u64,
+    /// Rows of the table that snapshots read
+    #[arg(long, default_value_t = 5_000_000)]
+    snapshot_rows: u64,
     /// Length of a run under steady load, in seconds
     #[arg(long, default_value_t = 60)]
     seconds: u64,
@@ -73,6 +81,10 @@ enum Scenario {
     Drain,
     /// A steady load, and how late its changes are
     Latency,
+    /// One transaction of millions of changes
+    Large,
+    /// A table that stands there already
+    Snapshot,
 }
 
 /// What every measurement needs.
@@ -144,6 +156,12 @@ async fn measure(arguments: &Arguments) -> Result<()> {
     }
     if wanted(Scenario::Latency) {
         sections.push(latency::measure(&bench, arguments).await?);
+    }
+    if wanted(Scenario::Large) {
+        sections.push(large::measure(&bench, arguments).await?);
+    }
+    if wanted(Scenario::Snapshot) {
+        sections.push(snapshot::measure(&bench, arguments).await?);
     }
     for section in &sections {
         println!("\n{section}");

@@ -70,6 +70,33 @@ impl Source {
         Ok(())
     }
 
+    /// Makes a slot at the end of the log; returns where it goes on.
+    pub(crate) async fn make_slot(&self, slot: &str) -> Result<String> {
+        self.drop_slot(slot).await?;
+        self.client.execute("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", &[&slot]).await?;
+        self.text(&format!("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{slot}'")).await
+    }
+
+    /// Waits until the tool has made its slot, and somebody reads it.
+    pub(crate) async fn slot_made(&self, slot: &str, tool: &mut Process) -> Result<Started> {
+        let look = self.client.prepare("SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1").await?;
+        let deadline = Instant::now() + STARTS_WITHIN;
+        let mut made = None;
+        loop {
+            if let Some(row) = self.client.query_opt(&look, &[&slot]).await? {
+                let at_us = *made.get_or_insert_with(now_us);
+                if let Some(pid) = row.get::<_, Option<i32>>(0) {
+                    return Ok(Started { at_us, walsender: pid.try_into()? });
+                }
+            }
+            tool.still_runs()?;
+            if Instant::now() > deadline {
+                bail!("it made no slot within {STARTS_WITHIN:?}\n{}", tool.last_lines());
+            }
+            tokio::time::sleep(START_LOOK).await;
+        }
+    }
+
     /// Drops the slot if there is one, waiting until nobody reads it.
     pub(crate) async fn drop_slot(&self, slot: &str) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(30);

@@ -1,6 +1,7 @@
 //! The Kafka side: topics made, filled with what a run needs, and read to count what a run wrote.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -40,6 +41,15 @@ pub(crate) struct Counted {
     pub(crate) bytes: u64,
     /// Positions that do not come after the one before them in their partition; 0 where records have no Position.
     pub(crate) out_of_order: u64,
+}
+
+/// What a snapshot wrote.
+#[derive(Debug, Default)]
+pub(crate) struct Read {
+    /// Entities that have a record.
+    pub(crate) entities: u64,
+    /// When the broker appended the last row that was read, in milliseconds since 1970.
+    pub(crate) last_ms: i64,
 }
 
 impl Kafka {
@@ -172,6 +182,27 @@ impl Kafka {
             }
         })?;
         Ok(counted)
+    }
+
+    /// Counts the records of a topic in which `text` stands, and the entities of all its records.
+    pub(crate) fn count_of(&self, topic: &str, text: &str) -> Result<Read> {
+        let mut read = Read::default();
+        let (mut entities, by) = (HashSet::new(), RandomState::new());
+        self.read(topic, |message| {
+            let (key, Some(value)) = (message.key().unwrap_or_default(), message.payload()) else { return };
+            if key == b"mark" {
+                return;
+            }
+            // Eight bytes each: five million keys would be most of this process's memory.
+            entities.insert(by.hash_one(key));
+            // It stands at the beginning or at the end.
+            let near = [&value[..value.len().min(512)], &value[value.len().saturating_sub(256)..]];
+            if near.iter().any(|part| part.windows(text.len()).any(|window| window == text.as_bytes())) {
+                read.last_ms = read.last_ms.max(message.timestamp().to_millis().unwrap_or(0));
+            }
+        })?;
+        read.entities = entities.len() as u64;
+        Ok(read)
     }
 
     /// Reads every committed record from the beginning of each partition to its end; none where there is no such topic.

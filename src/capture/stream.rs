@@ -160,7 +160,9 @@ impl<'a> Loop<'a> {
             let complete = work.complete();
             work.publisher.mark(complete, now)?;
             if let Some((opened, records)) = work.publisher.open_transaction()
-                && (now >= opened + self.settings.transaction || records >= self.settings.transaction_records)
+                && (now >= opened + self.settings.transaction
+                    || records >= self.settings.transaction_records
+                    || work.snapshot.waits_for_commit())
             {
                 work.publisher.end_transaction()?;
                 work.publisher.mark(complete, now)?;

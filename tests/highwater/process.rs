@@ -84,9 +84,14 @@ impl Pipeline {
 
     /// Asks it to drain, and returns how it ended.
     pub(crate) fn terminate(&mut self) -> ExitStatus {
-        let asked = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
-        assert!(asked.expect("kill runs").success());
+        self.signal("TERM");
         self.ended()
+    }
+
+    /// Sends it a signal, such as `STOP`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([&format!("-{signal}"), &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success(), "no {signal}");
     }
 
     /// Waits for its end.

@@ -9,7 +9,7 @@ use highwater_demo::{generate, schema};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::process::Pipeline;
-use crate::stack::{SHOPS, Variables, fresh};
+use crate::stack::{SHOPS, Stack, Variables, fresh};
 
 /// One shop at a time: a test that kills a server would disturb the others, and two cores carry one pipeline.
 static ONE: Mutex<()> = Mutex::const_new(());
@@ -24,8 +24,13 @@ pub(crate) struct Shop {
 impl Shop {
     /// Opens a shop with so many parts.
     pub(crate) async fn open(name: &str, parts: u64) -> Self {
+        Self::open_on(&SHOPS, &["primary", "redis", "kafka"], name, parts).await
+    }
+
+    /// Opens a shop on servers of another stack.
+    pub(crate) async fn open_on(servers: &Stack, needed: &[&'static str], name: &str, parts: u64) -> Self {
         let alone = ONE.lock().await;
-        let stack = SHOPS.with(&["primary", "redis", "kafka"]);
+        let stack = servers.with(needed);
         // Slots and databases have no dashes in their names.
         let name = fresh(name).replace('-', "_");
         let variables = variables(&stack, &name);

@@ -16,6 +16,9 @@ pub(crate) static SHARED: Stack = Stack::new("build/test-stack");
 /// Servers of whole shops, which are killed now and then; one shop at a time uses them.
 pub(crate) static SHOPS: Stack = Stack::new("build/test-shops");
 
+/// Servers of the one shop whose primary is lost for good.
+pub(crate) static PROMOTED: Stack = Stack::new("build/test-promotion");
+
 /// Servers in a folder of their own.
 pub(crate) struct Stack {
     /// From the checkout's root.
@@ -51,6 +54,15 @@ impl Stack {
     /// Ends a server as a power cut would.
     pub(crate) fn kill(&self, server: &str) {
         self.run(&["kill", server]);
+    }
+
+    /// Sends a signal to a server's main process, such as `STOP`.
+    pub(crate) fn signal(&self, server: &str, signal: &str) {
+        let path = self.path().join(format!("run/{server}.pid"));
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let pid = text.split_whitespace().next().expect("a process id");
+        let sent = Command::new("kill").args([&format!("-{signal}"), pid]).status().expect("kill runs");
+        assert!(sent.success(), "{server} got no {signal}");
     }
 
     /// Starts a server again and waits until it answers.

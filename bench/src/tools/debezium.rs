@@ -69,6 +69,15 @@ pub(crate) fn topic(run: &str) -> String {
 
 /// Starts worker and connector on a slot, into a topic with the prefix `run`.
 pub(crate) async fn start(bench: &Bench, tool: Debezium, slot: &str, run: &str) -> Result<Process> {
+    start_in(bench, tool, slot, run, "no_data").await
+}
+
+/// Starts them so that they make the slot, and read the table first.
+pub(crate) async fn start_with_snapshot(bench: &Bench, tool: Debezium, slot: &str, run: &str) -> Result<Process> {
+    start_in(bench, tool, slot, run, "initial").await
+}
+
+async fn start_in(bench: &Bench, tool: Debezium, slot: &str, run: &str, mode: &str) -> Result<Process> {
     let libs = &bench.connect_libs;
     ensure!(libs.is_dir(), "there is no Debezium in {}; run scripts/install bench", libs.display());
     bench.kafka.make(&topic(run), PARTITIONS, &[("max.message.bytes", "16777216")]).await?;
@@ -78,7 +87,7 @@ pub(crate) async fn start(bench: &Bench, tool: Debezium, slot: &str, run: &str) 
         std::fs::remove_file(&offsets).context("cannot remove the offsets of the run before")?;
     }
     write(&worker, &worker_properties(bench, tool, &offsets))?;
-    write(&connector, &connector_properties(bench, tool, slot, run)?)?;
+    write(&connector, &connector_properties(bench, tool, slot, run, mode)?)?;
     let mut command = Command::new("java");
     command
         .args(JVM)
@@ -113,7 +122,7 @@ fn worker_properties(bench: &Bench, tool: Debezium, offsets: &Path) -> String {
     text
 }
 
-fn connector_properties(bench: &Bench, tool: Debezium, slot: &str, run: &str) -> Result<String> {
+fn connector_properties(bench: &Bench, tool: Debezium, slot: &str, run: &str, mode: &str) -> Result<String> {
     let source = &bench.source;
     let mut text = format!(
         "name={run}\n\
@@ -128,7 +137,8 @@ fn connector_properties(bench: &Bench, tool: Debezium, slot: &str, run: &str) ->
          publication.autocreate.mode=disabled\n\
          slot.name={slot}\n\
          topic.prefix={run}\n\
-         snapshot.mode=no_data\n",
+         table.include.list=public.stock_levels\n\
+         snapshot.mode={mode}\n",
         source.variable("PRIMARY_PORT")?,
         source.variable("HIGHWATER_SOURCE_PASSWORD")?
     );

@@ -7,35 +7,39 @@
 //!
 //! A table that is read again may have lost rows while nobody looked: `vanished` finds them in the topics.
 
+mod bound;
 mod overtaken;
 mod pass;
+mod piece;
 mod reader;
 mod vanished;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
-use std::time::Duration;
 
-use highwater_postgres::{ConnectConfig, Connection, KeptRows, Lsn};
+use highwater_postgres::{ConnectConfig, Connection};
 use metrics::{counter, gauge};
 use tokio::runtime::Handle;
 use tracing::{error, info, warn};
 
-pub(super) use overtaken::{Overtaken, Place, Touched};
+use bound::next_high;
+use overtaken::Place;
+pub(super) use overtaken::{Overtaken, Touched, key_of};
 pub(super) use pass::Pass;
 use pass::{Advance, Key};
+pub(super) use piece::{Content, Ready};
+use piece::{Piece, State};
 use reader::{Limits, Range, Read, Readers, Ticket};
 use vanished::Search;
-pub(super) use vanished::{Found, Vanished};
+pub(super) use vanished::Vanished;
 
 use super::error::Error;
 use super::feeds::Feeds;
 use super::measures::as_f64;
 use super::progress::{Ledger, TableSnapshot};
 use super::settings::Settings;
-use crate::events::draft::{Draft, Topic};
-use crate::events::row::{Row, Table, Value};
+use crate::events::draft::Draft;
+use crate::events::row::{Row, Table};
 use crate::position::Bound;
 use crate::topics::Topics;
 
@@ -66,69 +70,6 @@ pub(super) struct Snapshot {
 enum Settling {
     Unasked,
     Until(u64),
-}
-
-/// A chunk, or the search for what vanished, on its way.
-struct Piece {
-    number: u64,
-    pass: Arc<Pass>,
-    advance: Option<Advance>,
-    state: State,
-}
-
-enum State {
-    Reading {
-        overtaken: Overtaken,
-    },
-    Read {
-        overtaken: Overtaken,
-        read: Read,
-    },
-    /// Until the stream reaches `high`.
-    Waiting {
-        overtaken: Overtaken,
-        read: Read,
-        high: u64,
-    },
-    /// Until everything below `behind` is committed.
-    Unsearched {
-        touched: Touched,
-        since: Bound,
-        behind: u64,
-    },
-    Searching {
-        touched: Touched,
-        since: Bound,
-        answer: Receiver<Result<Found, highwater_kafka::Error>>,
-    },
-    Found {
-        touched: Touched,
-        since: Bound,
-        found: Found,
-    },
-    /// Until the stream reaches `high`.
-    Deleting {
-        touched: Touched,
-        since: Bound,
-        found: Found,
-        high: u64,
-    },
-}
-
-/// What has to be published now.
-pub(super) struct Ready {
-    pub(super) pass: Arc<Pass>,
-    /// Its exclusive bound.
-    pub(super) high: u64,
-    pub(super) content: Content,
-    /// How far the table is afterwards.
-    pub(super) progress: TableSnapshot,
-}
-
-/// Rows or deletions, with those of them that are old by now.
-pub(super) enum Content {
-    Rows(KeptRows, Overtaken),
-    Vanished(Vec<Vanished>, Touched),
 }
 
 impl Snapshot {
@@ -176,6 +117,11 @@ impl Snapshot {
         self.left.is_empty() && self.pieces.is_empty()
     }
 
+    /// Whether it waits until what was sent is committed.
+    pub(super) fn waits_for_commit(&self) -> bool {
+        self.pieces.front().is_some_and(|piece| matches!(piece.state, State::Unsearched { .. }))
+    }
+
     /// Reads a table from its beginning, again or for the first time. The ledger has it as not complete.
     pub(super) fn read_again(&mut self, table: &str) {
         self.pieces.retain(|piece| piece.pass.table() != table);
@@ -199,24 +145,13 @@ impl Snapshot {
         }
         let places: Vec<Place> = rows.iter().map(|row| (entry, key_of(table, row))).collect();
         for piece in self.pieces.iter_mut().filter(|piece| piece.pass.table() == table.name) {
-            match piece.state.seen() {
-                Seen::Rows(overtaken) => places.iter().for_each(|place| overtaken.add(place)),
-                Seen::Entities(touched) => {
-                    let states = events.iter().filter(|event| event.topic != Topic::History);
-                    states.for_each(|event| touched.add(&event.key));
-                }
-            }
+            piece.overtake(&places, events);
         }
     }
 
     /// Takes note that the stream emptied this table: nothing read before stands any more.
     pub(super) fn truncated(&mut self, table: &str) {
-        for piece in self.pieces.iter_mut().filter(|piece| piece.pass.table() == table) {
-            match piece.state.seen() {
-                Seen::Rows(overtaken) => overtaken.add_all(),
-                Seen::Entities(touched) => touched.add_all(),
-            }
-        }
+        self.pieces.iter_mut().filter(|piece| piece.pass.table() == table).for_each(Piece::overtake_all);
     }
 
     /// Moves on as far as possible without waiting. `primary` is asked for bounds; below `committed` all is in the topics.
@@ -370,33 +305,14 @@ impl Snapshot {
     /// Begins to search for what vanished, and takes what was found.
     fn search(&mut self, committed: Bound) -> Result<(), Error> {
         let Some(piece) = self.pieces.front_mut() else { return Ok(()) };
-        piece.state = match std::mem::take(&mut piece.state) {
-            State::Unsearched { touched, since, behind } if committed.lsn() >= behind => {
-                let search = Search {
-                    topics: Arc::clone(&self.topics),
-                    runtime: self.runtime.clone(),
-                    pass: Arc::clone(&piece.pass),
-                    since,
-                    timeout: self.limits.timeout,
-                };
-                let (outbox, answer) = sync_channel(1);
-                let run = move || drop(outbox.send(search.run()));
-                std::thread::Builder::new()
-                    .name("vanished".to_owned())
-                    .spawn(run)
-                    .map_err(|error| Error::Unexpected(format!("could not start the snapshot's thread: {error}")))?;
-                State::Searching { touched, since, answer }
-            }
-            State::Searching { touched, since, answer } => match answer.try_recv() {
-                Ok(found) => State::Found { touched, since, found: found? },
-                Err(TryRecvError::Empty) => State::Searching { touched, since, answer },
-                Err(TryRecvError::Disconnected) => {
-                    return Err(Error::Unexpected("the search for vanished rows ended without an answer".to_owned()));
-                }
-            },
-            other => other,
-        };
-        Ok(())
+        let (topics, runtime, timeout) = (&self.topics, &self.runtime, self.limits.timeout);
+        piece.search(committed, |pass, since| Search {
+            topics: Arc::clone(topics),
+            runtime: runtime.clone(),
+            pass: Arc::clone(pass),
+            since,
+            timeout,
+        })
     }
 
     /// Returns what must be published before anything at or above `lsn`, if there is anything.
@@ -499,84 +415,4 @@ fn complete(pass: &Pass, progress: &mut TableSnapshot) {
     progress.complete = true;
     progress.again = None;
     info!(table = pass.table(), rows = progress.rows, "snapshot of a table is done");
-}
-
-/// What a piece has to know of the stream.
-enum Seen<'a> {
-    Rows(&'a mut Overtaken),
-    Entities(&'a mut Touched),
-}
-
-impl Piece {
-    fn step(&mut self, next: impl FnOnce(State) -> State) {
-        self.state = next(std::mem::take(&mut self.state));
-    }
-}
-
-impl Default for State {
-    fn default() -> Self {
-        Self::Reading { overtaken: Overtaken::default() }
-    }
-}
-
-impl State {
-    fn seen(&mut self) -> Seen<'_> {
-        match self {
-            Self::Reading { overtaken } | Self::Read { overtaken, .. } | Self::Waiting { overtaken, .. } => {
-                Seen::Rows(overtaken)
-            }
-            Self::Unsearched { touched, .. }
-            | Self::Searching { touched, .. }
-            | Self::Found { touched, .. }
-            | Self::Deleting { touched, .. } => Seen::Entities(touched),
-        }
-    }
-}
-
-/// Returns the bound of what was just read, above every bound that was published before.
-///
-/// A message of our own before the question makes it so; the commit behind it makes the stream reach the bound without
-/// waiting for anybody else: on an idle server the log would not move, and the rows would stand behind marks that deny them.
-fn next_high(primary: &mut Connection, timeout: Duration) -> Result<u64, highwater_postgres::Error> {
-    const TOUCH: &str = "BEGIN; SELECT pg_logical_emit_message(true, 'highwater.bound', ''); \
-                         SELECT pg_current_wal_insert_lsn(); COMMIT";
-    let rows = primary.simple_query(TOUCH, timeout)?;
-    let text = rows.single()?.to_owned();
-    let unexpected = |_| highwater_postgres::Error::Protocol(format!("pg_current_wal_insert_lsn() gave `{text}`"));
-    let high: Lsn = text.parse().map_err(unexpected)?;
-    Ok(start_of_page_if_just_past_its_header(high.0))
-}
-
-/// The insert position skips a page's header (`XLogPageHeaderData`, 24 bytes; 40 on a segment's first page), where no
-/// record ends: nothing would ever reach it on an idle server.
-fn start_of_page_if_just_past_its_header(lsn: u64) -> u64 {
-    const PAGE: u64 = 8192;
-    match lsn % PAGE {
-        header @ (24 | 40) => lsn - header,
-        _ => lsn,
-    }
-}
-
-/// Returns the primary key as one text; no value can hold the separator.
-pub(super) fn key_of(table: &Table, row: Row<'_>) -> Vec<u8> {
-    let mut key = Vec::new();
-    for column in &table.primary_key {
-        if let Some(Value::Text(text)) = row.get(*column) {
-            key.extend_from_slice(text);
-        }
-        key.push(0);
-    }
-    key
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bound_just_past_a_page_header_counts_as_its_pages_start() {
-        assert_eq!(start_of_page_if_just_past_its_header(8192 + 24), 8192);
-        assert_eq!(start_of_page_if_just_past_its_header(16 * 1024 * 1024 + 40), 16 * 1024 * 1024);
-        assert_eq!(start_of_page_if_just_past_its_header(8192 + 48), 8192 + 48);
-    }
 }

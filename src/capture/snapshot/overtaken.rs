@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 
+use crate::events::row::{Row, Table, Value};
+
 /// Most keys remembered for one chunk; past it the chunk is read again.
 const MOST_KEYS: usize = 20_000;
 /// Most entities remembered while the topics are searched for vanished rows; past it they are searched again.
@@ -71,6 +73,18 @@ impl Touched {
     pub(in crate::capture) fn contains(&self, entity: &[u8]) -> bool {
         self.all || self.hashes.contains(&self.by.hash_one(entity))
     }
+}
+
+/// Returns the primary key as one text; no value can hold the separator.
+pub(in crate::capture) fn key_of(table: &Table, row: Row<'_>) -> Vec<u8> {
+    let mut key = Vec::new();
+    for column in &table.primary_key {
+        if let Some(Value::Text(text)) = row.get(*column) {
+            key.extend_from_slice(text);
+        }
+        key.push(0);
+    }
+    key
 }
 
 #[cfg(test)]

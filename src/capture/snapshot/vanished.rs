@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -24,7 +25,7 @@ use crate::topics::Topics;
 const MOST_FOUND: usize = 5000;
 /// Most bytes of their events.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
-/// Records of a partition that one round looks at: a key in memory takes eight bytes or more.
+/// Records of a topic that one round looks at: a key in memory takes eight bytes or more.
 const RECORDS_OF_A_ROUND: i64 = 1_000_000;
 const BATCH: usize = 2000;
 
@@ -60,94 +61,112 @@ pub(super) struct Search {
 }
 
 impl Search {
+    /// Runs on a thread of its own, and sends what it found.
+    pub(super) fn start(self) -> std::io::Result<Receiver<Result<Found, Error>>> {
+        let (outbox, answer) = sync_channel(1);
+        // Nobody may wait for it any more: then the table is searched by a later session.
+        let run = move || drop(outbox.send(self.run()));
+        std::thread::Builder::new().name("vanished".to_owned()).spawn(run)?;
+        Ok(answer)
+    }
+
     /// Finds what vanished. All that was published before must have reached the topics.
     ///
     /// # Errors
     /// Kafka's; nothing is found halfway.
-    pub(super) fn run(&self) -> Result<Found, Error> {
+    fn run(&self) -> Result<Found, Error> {
         let settings = ConsumerSettings {
-            ahead_bytes: 4 * 1024 * 1024,
+            // The end of a partition is told by a fetch that finds nothing.
+            fetch_wait: Duration::from_millis(20),
+            ahead_bytes: 1024 * 1024,
             batch_bytes: 1024 * 1024,
             // What an aborted transaction left behind was sent again by whoever came after it.
             ..ConsumerSettings::new("highwater.vanished", Isolation::ReadUncommitted)
         };
         let mut consumer = Consumer::new(&self.topics.connection("highwater-vanished"), settings)?;
         let mut found = Found::default();
-        for family in Family::ALL {
-            if self.pass.feed.entries.iter().all(|entry| entry.family != family) {
-                continue;
-            }
-            for partition in 0..self.topics.partitions {
-                self.partition(&mut consumer, family, partition, &mut found)?;
-            }
+        let fed = |family: &Family| self.pass.feed.entries.iter().any(|entry| entry.family == *family);
+        for family in Family::ALL.into_iter().filter(fed) {
+            self.topic(&mut consumer, family, &mut found)?;
         }
         Ok(found)
     }
 
-    fn partition(
-        &self,
-        consumer: &mut Consumer,
-        family: Family,
-        partition: i32,
-        found: &mut Found,
-    ) -> Result<(), Error> {
+    fn topic(&self, consumer: &mut Consumer, family: Family, found: &mut Found) -> Result<(), Error> {
         let topic = self.topics.state(family);
-        let ends = self.runtime.block_on(consumer.watermarks(&topic, partition, self.timeout))?;
+        let mut parts = Vec::new();
+        let mut records = 0;
+        for partition in 0..self.topics.partitions {
+            let ends = self.runtime.block_on(consumer.watermarks(&topic, partition, self.timeout))?;
+            records += ends.high - ends.low;
+            parts.push((Start { topic: topic.clone(), partition, offset: ends.low }, ends.high));
+        }
+        let rounds = (records / RECORDS_OF_A_ROUND + 1).unsigned_abs();
         // One for all rounds: an entity must belong to the same one each time.
         let by = RandomState::new();
-        let rounds = ((ends.high - ends.low) / RECORDS_OF_A_ROUND + 1).unsigned_abs();
         for round in 0..rounds {
             if found.more {
                 return Ok(());
             }
             let mut newest = Newest::of_round(self, &by, round, rounds);
-            let start = Start { topic: topic.clone(), partition, offset: ends.low };
-            self.read(consumer, &start, ends.high, |record| newest.note(record))?;
+            self.read(consumer, &parts, |record| newest.note(record))?;
             newest.sort();
-            let mut old: HashMap<Bytes, Bytes> = HashMap::new();
+            let mut old: HashMap<(i32, Bytes), Bytes> = HashMap::new();
             let mut bytes = 0;
-            self.read(consumer, &start, ends.high, |record| {
+            self.read(consumer, &parts, |record| {
                 let Some(event) = newest.is_vanished(self, family, record) else { return };
                 if found.vanished.len() + old.len() >= MOST_FOUND || found.bytes + bytes >= MOST_BYTES {
                     found.more = true;
                     return;
                 }
                 bytes += record.key.len() + event.len();
-                old.insert(record.key.clone(), event.clone());
+                old.insert((record.partition, record.key.clone()), event.clone());
             })?;
-            let partition = partition.unsigned_abs();
-            let vanished = old.into_iter().map(|(entity, event)| Vanished { family, partition, entity, event });
+            let vanished = old.into_iter().map(|((partition, entity), event)| Vanished {
+                family,
+                partition: partition.unsigned_abs(),
+                entity,
+                event,
+            });
             found.vanished.extend(vanished);
             found.bytes += bytes;
         }
         Ok(())
     }
 
+    /// Reads partitions from their starts to these ends.
     fn read(
         &self,
         consumer: &mut Consumer,
-        start: &Start,
-        end: i64,
+        parts: &[(Start, i64)],
         mut each: impl FnMut(&Record),
     ) -> Result<(), Error> {
-        let (topic, partition) = (&start.topic, start.partition);
-        consumer.assign(std::slice::from_ref(start))?;
+        let starts: Vec<Start> = parts.iter().map(|(start, _)| start.clone()).collect();
+        consumer.assign(&starts)?;
         let mut heard = Instant::now();
-        while !consumer.at_end(topic, partition) && consumer.position(topic, partition).is_some_and(|at| at < end) {
+        let is_read = |consumer: &Consumer, (start, end): &(Start, i64)| {
+            let (topic, partition) = (&start.topic, start.partition);
+            consumer.at_end(topic, partition) || consumer.position(topic, partition).is_none_or(|at| at >= *end)
+        };
+        while !parts.iter().all(|part| is_read(consumer, part)) {
             let records = self.runtime.block_on(consumer.next_batch(BATCH, Duration::from_millis(100)))?;
             if !records.is_empty() {
                 heard = Instant::now();
             } else if heard.elapsed() > self.timeout {
-                let what = format!("give the records of {topic}[{partition}]");
+                let what = format!("give the records of {}", parts[0].0.topic);
                 return Err(Error::Deadline { what, waited: self.timeout });
             }
-            records.iter().filter(|record| record.offset < end).for_each(&mut each);
+            let end = |record: &Record| parts.iter().find(|(start, _)| start.partition == record.partition);
+            records
+                .iter()
+                .filter(|record| end(record).is_some_and(|(_, end)| record.offset < *end))
+                .for_each(&mut each);
         }
         Ok(())
     }
 }
 
-/// What the newest record of each entity of one partition is, as far as it matters. Pure.
+/// What the newest record of each entity of each partition is, as far as it matters. Pure.
 struct Newest {
     since: Bound,
     truncation: String,
@@ -158,7 +177,8 @@ struct Newest {
     published: Vec<u64>,
     /// Offsets of the newest deletion of others.
     deleted: HashMap<u64, i64>,
-    truncated: i64,
+    /// Offsets of the newest truncation, by partition.
+    truncated: HashMap<i32, i64>,
 }
 
 impl Newest {
@@ -171,22 +191,22 @@ impl Newest {
             by: by.clone(),
             published: Vec::new(),
             deleted: HashMap::new(),
-            truncated: -1,
+            truncated: HashMap::new(),
         }
     }
 
-    /// Returns the hash of a record's entity, if this round is about it.
+    /// Returns the hash of a record's entity in its partition, if this round is about it.
     fn hash(&self, record: &Record) -> Option<u64> {
         if record.key == MARK_KEY || record.key.starts_with(TRUNCATE_KEY_PREFIX.as_bytes()) {
             return None;
         }
-        let hash = self.by.hash_one(&record.key);
+        let hash = self.by.hash_one((record.partition, &record.key));
         (hash % self.rounds == self.round).then_some(hash)
     }
 
     fn note(&mut self, record: &Record) {
         if record.key == self.truncation.as_bytes() {
-            self.truncated = record.offset;
+            self.truncated.insert(record.partition, record.offset);
         }
         let Some(hash) = self.hash(record) else { return };
         match position(record) {
@@ -207,9 +227,10 @@ impl Newest {
     fn is_vanished<'a>(&self, search: &Search, family: Family, record: &'a Record) -> Option<&'a Bytes> {
         let hash = self.hash(record)?;
         let value = record.value.as_ref()?;
+        let is_before = |end: Option<&i64>| end.is_some_and(|end| record.offset < *end);
         let passed = self.published.binary_search(&hash).is_ok()
-            || record.offset <= self.truncated
-            || self.deleted.get(&hash).is_some_and(|deleted| record.offset < *deleted);
+            || is_before(self.truncated.get(&record.partition))
+            || is_before(self.deleted.get(&hash));
         if passed {
             return None;
         }

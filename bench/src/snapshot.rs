@@ -1,0 +1,210 @@
+//! A table that stands there already: into Kafka while writes go on, beside a plain COPY to nowhere.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::backlog::{ORIGIN, fill, is_complete};
+use crate::cost::{Cost, Meter, Watched, now_us};
+use crate::latency;
+use crate::process::Process;
+use crate::report::{Median, grouped, provenance, table};
+use crate::source::Path;
+use crate::tools::debezium::{self, Debezium};
+use crate::tools::highwater::{self, Highwater};
+use crate::topics::Kafka;
+use crate::{Arguments, Bench, PARTITIONS};
+
+const RUN: &str = "bench_run";
+const LOOK: Duration = Duration::from_millis(100);
+const READ_WITHIN: Duration = Duration::from_mins(10);
+/// Connections of the plain COPY: as many as Highwater reads with.
+const CONNECTIONS: u64 = 2;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    Copy,
+    Highwater,
+    Debezium(Debezium),
+}
+
+impl Reader {
+    const ALL: [Self; 4] =
+        [Self::Copy, Self::Highwater, Self::Debezium(Debezium::Default), Self::Debezium(Debezium::Tuned)];
+
+    fn name(self) -> String {
+        match self {
+            Self::Copy => format!("COPY to nowhere, {CONNECTIONS} connections"),
+            Self::Highwater => "Highwater, as shipped".to_owned(),
+            Self::Debezium(tool) => format!("Debezium, {}", tool.name()),
+        }
+    }
+}
+
+struct Run {
+    rows_per_s: f64,
+    cost: Cost,
+    peak_mib: f64,
+}
+
+pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<String> {
+    bench.source.drop_slot(ORIGIN).await?;
+    fill(bench, arguments.snapshot_rows).await?;
+    let wanted = Reader::ALL.into_iter().filter(|reader| arguments.wants(&reader.name()));
+    let mut outcomes: Vec<(Reader, Vec<Run>, Option<String>)> =
+        wanted.map(|reader| (reader, Vec::new(), None)).collect();
+    for round in 1..=arguments.runs {
+        for (reader, runs, failure) in outcomes.iter_mut().filter(|(_, _, failure)| failure.is_none()) {
+            bench.clean(RUN).await?;
+            // Beside writes that end with the reading.
+            let outcome = tokio::select! {
+                outcome = read(bench, *reader, arguments.snapshot_rows) => outcome,
+                written = latency::write(bench, READ_WITHIN) => {
+                    written.and_then(|_| bail!("it was not done within {READ_WITHIN:?}"))
+                }
+            };
+            match outcome {
+                Ok(run) => {
+                    let rate = grouped(run.rows_per_s);
+                    eprintln!("bench: round {round}: {}: {rate} rows/s, {:.0} MiB", reader.name(), run.peak_mib);
+                    runs.push(run);
+                }
+                Err(error) => {
+                    eprintln!("bench: round {round}: {} failed: {error:#}", reader.name());
+                    *failure = Some(format!("{error:#}"));
+                }
+            }
+        }
+    }
+    bench.clean(RUN).await?;
+    Ok(section(bench, &outcomes, arguments))
+}
+
+async fn read(bench: &Bench, reader: Reader, rows: u64) -> Result<Run> {
+    match reader {
+        Reader::Copy => copy(bench, rows).await,
+        Reader::Highwater => {
+            let tool = Highwater { history: true, path: Path::Tcp };
+            let process = highwater::start(bench, tool, RUN, RUN)?;
+            let progress = format!("{RUN}.progress");
+            let done = || Ok(bench.kafka.last_record(&progress)?.is_some_and(|(_, value)| is_complete(&value)));
+            follow(bench, process, &format!("{RUN}.stock"), "stock.snapshot\"", rows, done).await
+        }
+        Reader::Debezium(tool) => {
+            let process = debezium::start_with_snapshot(bench, tool, RUN, RUN).await?;
+            let topic = debezium::topic(RUN);
+            let asking = bench.kafka.asking()?;
+            let done = || Ok(Kafka::appended(&asking, &topic, PARTITIONS)? >= rows);
+            follow(bench, process, &topic, "\"op\":\"r\"", rows, done).await
+        }
+    }
+}
+
+/// Waits until a tool has read the table, and counts what it wrote: `row` stands in the records of rows that were read.
+async fn follow(
+    bench: &Bench,
+    mut process: Process,
+    topic: &str,
+    row: &str,
+    rows: u64,
+    done: impl Fn() -> Result<bool>,
+) -> Result<Run> {
+    let began = bench.source.slot_made(RUN, &mut process).await?;
+    let meter = Meter::start(Watched { tool: process.pid(), broker: bench.broker, walsender: began.walsender });
+    let deadline = Instant::now() + READ_WITHIN;
+    while !done()? {
+        process.still_runs()?;
+        ensure!(Instant::now() < deadline, "it was not done within {READ_WITHIN:?}\n{}", process.last_lines());
+        tokio::time::sleep(LOOK).await;
+    }
+    let readings = meter.stop()?;
+    process.terminate()?;
+    let read = bench.kafka.count_of(topic, row)?;
+    ensure!(read.entities >= rows, "{topic} holds {} rows of {rows}", read.entities);
+    let last_us = read.last_ms * 1000;
+    #[expect(clippy::cast_precision_loss, reason = "a rate and a size")]
+    Ok(Run {
+        rows_per_s: rows as f64 * 1e6 / (last_us - began.at_us) as f64,
+        cost: readings.between(began.at_us, last_us),
+        peak_mib: readings.peak_kib as f64 / 1024.0,
+    })
+}
+
+/// The ceiling: PostgreSQL's own client throws the rows away.
+async fn copy(bench: &Bench, rows: u64) -> Result<Run> {
+    let folder = std::env::var("PG_BIN").map(PathBuf::from).context("PG_BIN is not set; run scripts/bench-capture")?;
+    let began = now_us();
+    let mut readers = Vec::new();
+    for connection in 0..CONNECTIONS {
+        let (from, to) = (rows * connection / CONNECTIONS, rows * (connection + 1) / CONNECTIONS);
+        let sql = format!("COPY (SELECT * FROM stock_levels WHERE id > {from} AND id <= {to} ORDER BY id) TO STDOUT");
+        let reader = Command::new(folder.join("psql"))
+            .args(["-XqAt", "-c", &sql, &bench.source.capture_address(Path::Tcp)?])
+            .env("PGPASSWORD", bench.source.variable("HIGHWATER_SOURCE_PASSWORD")?)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .context("psql could not be started")?;
+        readers.push(reader);
+    }
+    let ended = tokio::task::spawn_blocking(move || {
+        readers.iter_mut().map(std::process::Child::wait).collect::<std::io::Result<Vec<_>>>()
+    });
+    let ended = ended.await??;
+    ensure!(ended.iter().all(std::process::ExitStatus::success), "psql failed: {ended:?}");
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    let rows_per_s = rows as f64 * 1e6 / (now_us() - began) as f64;
+    Ok(Run { rows_per_s, cost: Cost::default(), peak_mib: 0.0 })
+}
+
+fn section(bench: &Bench, outcomes: &[(Reader, Vec<Run>, Option<String>)], arguments: &Arguments) -> String {
+    let speed = |wanted: fn(Reader) -> bool| {
+        let runs = outcomes.iter().filter(|(reader, ..)| wanted(*reader));
+        runs.filter_map(|(_, runs, _)| Median::of(runs.iter().map(|run| run.rows_per_s)))
+            .map(|median| median.middle)
+            .max_by(f64::total_cmp)
+    };
+    let (ceiling, debezium) =
+        (speed(|reader| reader == Reader::Copy), speed(|reader| matches!(reader, Reader::Debezium(_))));
+    let rows: Vec<Vec<String>> = outcomes
+        .iter()
+        .map(|(reader, runs, failure)| {
+            let Some(rate) = Median::of(runs.iter().map(|run| run.rows_per_s)).filter(|_| failure.is_none()) else {
+                let why = failure.as_deref().and_then(|why| why.lines().next()).unwrap_or("no run");
+                return vec![reader.name(), format!("could not run: {why}")];
+            };
+            let ratio = |to: Option<f64>| to.map_or("–".to_owned(), |to| format!("{:.2}", rate.middle / to));
+            let figure = |of: fn(&Run) -> f64, digits: usize| {
+                let measured = *reader != Reader::Copy;
+                let median = Median::of(runs.iter().map(of)).filter(|_| measured);
+                median.map_or("–".to_owned(), |median| format!("{:.digits$}", median.middle))
+            };
+            vec![
+                reader.name(),
+                format!("{} ({}–{})", grouped(rate.middle), grouped(rate.least), grouped(rate.most)),
+                ratio(ceiling),
+                ratio(debezium),
+                figure(|run| run.cost.tool, 1),
+                figure(|run| run.cost.broker, 1),
+                figure(|run| run.cost.others, 1),
+                figure(|run| run.peak_mib, 0),
+            ]
+        })
+        .collect();
+    let head = ["reader", "rows/s", "× COPY", "× Debezium", "CPU s", "broker", "others", "peak MiB"];
+    #[expect(clippy::cast_precision_loss, reason = "a number for people")]
+    let count = grouped(arguments.snapshot_rows as f64);
+    let mut text = format!("## Snapshot of {count} rows beside {} commits a second\n\n", latency::COMMITS_PER_S);
+    text += &provenance(&bench.machine);
+    let _ = write!(
+        text,
+        "{} runs of each, in turns. The clock starts when the tool's slot is there, and stops at the broker's append of the last row \
+         that was read; for COPY it is the run of the clients, which start at the same time. Every topic was read afterwards and held \
+         every row. `others` has the server's side of the reading, and the writers.\n\n",
+        arguments.runs
+    );
+    text + &table(&head, &rows)
+}
