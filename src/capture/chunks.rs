@@ -27,6 +27,13 @@ impl Work {
         let mut seq = 0;
         while let Some(ready) = self.snapshot.due(lsn.0, &self.publisher.progress.snapshot)? {
             let lsn = ready.high - 1;
+            let bound = self.publisher.progress.bound;
+            if ready.high < bound.lsn() {
+                let high = Lsn(ready.high);
+                return Err(Error::Unexpected(format!(
+                    "rows of the snapshot at {high}, below {bound}, which is published"
+                )));
+            }
             let source = self.publisher.source();
             let timeline = self.timelines.timeline_of(Lsn(lsn));
             let stamp = Stamp { source: &source, timeline, lsn, time: commit_time(Timestamp::now().0), xid: None };

@@ -290,7 +290,6 @@ impl Publisher {
         histogram!("highwater_capture_transaction_records").record(as_f64(self.records as u64));
         self.opened = None;
         self.records = 0;
-        self.marks.begin_round();
         Ok(())
     }
 

@@ -174,7 +174,7 @@ async fn a_retried_letter_of_the_audit_log_stands_there_once_and_in_its_place() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_retried_is_refused_with_the_reason_and_stays() {
+async fn what_cannot_be_retried_is_refused_with_the_reason_and_stays_and_captures_table_is_read_again() {
     let shop = Shop::open("letters_refused", 3).await;
     let variables = &shop.endpoints.variables;
     let mut pipeline = shop.pipeline(&[]).await;
@@ -201,11 +201,21 @@ async fn what_cannot_be_retried_is_refused_with_the_reason_and_stays() {
 
     let (code, lines) = dead_letters(variables, &["retry", "--all"]);
     assert_eq!(code, Some(1), "{lines:?}");
-    for reason in ["is no event", "names no mapped table", "keeps no copy", "not done, the letter stays"] {
+    for reason in ["is no event", "its table will be read again", "keeps no copy", "not done, the letter stays"] {
         assert!(lines.iter().any(|line| line.contains(reason)), "`{reason}` is not in {lines:?}");
     }
     assert!(lines.iter().all(|line| !line.contains(": applied")), "{lines:?}");
-    assert_eq!(listed(variables, &[]).len(), letters.len(), "all stay");
+    for worker in ["cache", "storefront"] {
+        let (before, now) =
+            (listed(variables, &["--worker", worker, "--all"]), listed(variables, &["--worker", worker]));
+        assert_eq!(before, now, "those of {worker} stay");
+    }
+    let last = letters.iter().filter_map(|letter| letter["offset"].as_i64()).max();
+    eventually("the table was read again, and its row is still too large", async || {
+        let buried = listed(variables, &["--worker", "capture"]);
+        buried.iter().any(|letter| letter["offset"].as_i64() > last)
+    })
+    .await;
     let (code, lines) = dead_letters(variables, &["retry", "--offset", "99999"]);
     assert_eq!(code, Some(1), "{lines:?}");
     let (code, _) = dead_letters(variables, &["retry"]);

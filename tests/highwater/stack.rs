@@ -46,6 +46,13 @@ impl Stack {
         pairs.map(|(name, value)| (name.to_owned(), plain(value))).collect()
     }
 
+    /// Stops all servers and removes what they hold: the next use starts anew.
+    pub(crate) fn wipe(&self) {
+        let mut up = self.up.lock().unwrap_or_else(PoisonError::into_inner);
+        self.run(&["down", "--wipe"]);
+        up.clear();
+    }
+
     /// Returns the folder of the servers.
     pub(crate) fn path(&self) -> PathBuf {
         root().join(self.folder)

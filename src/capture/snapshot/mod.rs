@@ -362,14 +362,7 @@ impl Snapshot {
         info!(table = pass.table(), "the stream overtook a chunk of the snapshot; it is read again");
         counter!("highwater_capture_snapshot_chunks_read_again_total").increment(1);
         let state = State::default();
-        self.pieces.push_front(Piece { number, pass: Arc::clone(&pass), advance, state });
-        // What waits behind it has to wait for a bound of its own.
-        for waiting in self.pieces.iter_mut().skip(1) {
-            waiting.step(|state| match state {
-                State::Waiting { overtaken, read, .. } => State::Read { overtaken, read },
-                other => other,
-            });
-        }
+        self.put_first(Piece { number, pass: Arc::clone(&pass), advance, state });
         let range = Range::Exactly { after: read.after, upto: read.upto };
         self.send(Ticket { chunk: number, pass, range })
     }
@@ -407,7 +400,13 @@ impl Snapshot {
     fn search_behind(&mut self, pass: Arc<Pass>, since: Bound, behind: u64) {
         let number = self.next_number();
         let state = State::Unsearched { touched: Touched::default(), since, behind };
-        self.pieces.push_front(Piece { number, pass, advance: None, state });
+        self.put_first(Piece { number, pass, advance: None, state });
+    }
+
+    /// Puts a piece before all others. Those that had a bound already get another one: the stream passes it meanwhile.
+    fn put_first(&mut self, piece: Piece) {
+        self.pieces.iter_mut().for_each(Piece::lose_bound);
+        self.pieces.push_front(piece);
     }
 }
 

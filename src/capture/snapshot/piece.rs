@@ -88,6 +88,15 @@ impl Piece {
         self.state = next(std::mem::take(&mut self.state));
     }
 
+    /// Makes it wait for a bound of its own again.
+    pub(super) fn lose_bound(&mut self) {
+        self.step(|state| match state {
+            State::Waiting { overtaken, read, .. } => State::Read { overtaken, read },
+            State::Deleting { touched, since, found, .. } => State::Found { touched, since, found },
+            other => other,
+        });
+    }
+
     /// Takes note that the stream published these events, of these rows of the table.
     pub(super) fn overtake(&mut self, places: &[Place], events: &[Draft]) {
         match self.state.seen() {
