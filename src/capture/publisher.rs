@@ -48,6 +48,8 @@ pub(super) struct Publisher {
     committing: Option<(Bound, Instant)>,
     opened: Option<Instant>,
     records: usize,
+    /// Whether the open Kafka transaction has state events: more are to be expected then.
+    busy: bool,
     mark_bytes: Vec<u8>,
     events: Gathered,
     history: Gathered,
@@ -101,6 +103,7 @@ impl Publisher {
             progress,
             opened: None,
             records: 0,
+            busy: false,
             mark_bytes: Vec::with_capacity(512),
             events: Gathered::new(EVENTS_GATHER),
             history: Gathered::new(settings.history_gather),
@@ -148,6 +151,7 @@ impl Publisher {
             }
             return Ok(());
         }
+        self.busy = true;
         if self.events.push(draft, Instant::now) {
             self.send_events()?;
         }
@@ -290,6 +294,11 @@ impl Publisher {
         histogram!("highwater_capture_transaction_records").record(as_f64(self.records as u64));
         self.opened = None;
         self.records = 0;
+        if std::mem::take(&mut self.busy) {
+            // Not where nothing comes: a partition that always holds something uncommitted never ends for those who wait for
+            // commits.
+            self.marks.begin_round();
+        }
         Ok(())
     }
 

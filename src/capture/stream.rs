@@ -165,6 +165,7 @@ impl<'a> Loop<'a> {
                     || work.snapshot.waits_for_commit())
             {
                 work.publisher.end_transaction()?;
+                work.publisher.mark(complete, now)?;
             }
         }
         if self.acknowledged.0 < self.session.work.publisher.committed().lsn() {
