@@ -9,6 +9,7 @@ use crate::backlog::{Backlog, ORIGIN, ROWS_PER_TRANSACTION};
 use crate::cost::{Cost, Meter, Readings, Watched, now_us};
 use crate::process::Process;
 use crate::report::{Median, grouped, provenance, table};
+use crate::rounds::{Outcome, take_turns};
 use crate::source::Path;
 use crate::tools::Tool;
 use crate::tools::highwater::Highwater;
@@ -46,46 +47,22 @@ impl Run {
     }
 }
 
-/// A tool's runs, or why there are none.
-struct Outcome {
-    tool: Tool,
-    runs: Vec<Run>,
-    failure: Option<String>,
-}
-
 pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<String> {
     let backlog = Backlog::write(bench, arguments).await?;
-    let mut outcomes: Vec<Outcome> = Tool::ALL
-        .into_iter()
-        .filter(|tool| arguments.wants(&tool.name()))
-        .map(|tool| Outcome { tool, runs: Vec::new(), failure: None })
-        .collect();
     eprintln!("bench: one drain that does not count, for a broker that was just started");
     if let Err(error) = drain(bench, &backlog, WARM_UP).await {
         eprintln!("bench: it failed: {error:#}");
     }
-    // In turns, so that what the machine does meanwhile meets all of them alike.
-    for round in 1..=arguments.runs {
-        for outcome in outcomes.iter_mut().filter(|outcome| outcome.failure.is_none()) {
-            let name = outcome.tool.name();
-            match drain(bench, &backlog, outcome.tool).await {
-                Ok(run) => {
-                    let rate = grouped(rate(&backlog, &run));
-                    let Cost { tool, broker, walsender, others } = run.cost;
-                    eprintln!(
-                        "bench: round {round}: {name}: {rate} rows/s, CPU s {tool:.2} (broker {broker:.2}, \
-                         walsender {walsender:.2}, others {others:.2}), {:.0} MiB",
-                        run.peak_mib
-                    );
-                    outcome.runs.push(run);
-                }
-                Err(error) => {
-                    eprintln!("bench: round {round}: {name} failed: {error:#}");
-                    outcome.failure = Some(format!("{error:#}"));
-                }
-            }
-        }
-    }
+    let tools = Tool::ALL.into_iter().filter(|tool| arguments.wants(&tool.name()));
+    let told = |run: &Run| {
+        let Cost { tool, broker, walsender, others } = run.cost;
+        let (rate, peak) = (grouped(rate(&backlog, run)), run.peak_mib);
+        format!(
+            "{rate} rows/s, CPU s {tool:.2} (broker {broker:.2}, walsender {walsender:.2}, others {others:.2}), {peak:.0} MiB"
+        )
+    };
+    let run = async |tool| drain(bench, &backlog, tool).await;
+    let outcomes = take_turns(tools, arguments.runs, Tool::name, run, told).await;
     bench.clean(RUN).await?;
     Ok(section(bench, &backlog, &outcomes, arguments.runs))
 }
@@ -180,14 +157,8 @@ fn rate(backlog: &Backlog, run: &Run) -> f64 {
     backlog.rows as f64 / run.seconds
 }
 
-impl Outcome {
-    fn median(&self, figure: impl Fn(&Run) -> f64) -> Option<Median> {
-        Median::of(self.runs.iter().map(figure))
-    }
-}
-
-fn section(bench: &Bench, backlog: &Backlog, outcomes: &[Outcome], runs: usize) -> String {
-    let speed = |outcome: &Outcome| outcome.median(|run| rate(backlog, run)).map(|median| median.middle);
+fn section(bench: &Bench, backlog: &Backlog, outcomes: &[Outcome<Tool, Run>], runs: usize) -> String {
+    let speed = |outcome: &Outcome<Tool, Run>| outcome.median(|run| rate(backlog, run)).map(|median| median.middle);
     let best = |wanted: fn(Tool) -> bool| {
         outcomes.iter().filter(|outcome| wanted(outcome.tool)).filter_map(speed).max_by(f64::total_cmp)
     };
@@ -202,10 +173,8 @@ fn section(bench: &Bench, backlog: &Backlog, outcomes: &[Outcome], runs: usize) 
         .iter()
         .map(|outcome| {
             let name = outcome.tool.name();
-            let Some(rows_per_s) = outcome.median(|run| rate(backlog, run)).filter(|_| outcome.failure.is_none())
-            else {
-                let why = outcome.failure.as_deref().and_then(|why| why.lines().next()).unwrap_or("no run");
-                return vec![name, format!("could not run: {why}"), String::new(), String::new()];
+            let Some(rows_per_s) = outcome.median(|run| rate(backlog, run)) else {
+                return vec![name, outcome.why(), String::new(), String::new()];
             };
             let figure = |of: fn(&Run) -> f64, digits: usize| {
                 outcome.median(of).map_or_else(String::new, |median| format!("{:.digits$}", median.middle))
@@ -275,7 +244,7 @@ fn explained(backlog: &Backlog, runs: usize) -> String {
 }
 
 /// What Highwater's CPU time goes into, by thread, of the run with the median speed.
-fn threads(outcomes: &[Outcome]) -> String {
+fn threads(outcomes: &[Outcome<Tool, Run>]) -> String {
     let mut text = String::new();
     for outcome in outcomes {
         let mut runs: Vec<&Run> = outcome.runs.iter().collect();

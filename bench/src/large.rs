@@ -9,6 +9,7 @@ use highwater_demo::Endpoints;
 use crate::backlog::{self, fill, progress_at};
 use crate::cost::{Cost, Meter, Watched, now_us};
 use crate::report::{Median, grouped, provenance, table};
+use crate::rounds::{Outcome, take_turns};
 use crate::source::Path;
 use crate::tools::Tool;
 use crate::tools::debezium::Debezium;
@@ -41,27 +42,10 @@ pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<Stri
     let progress = backlog::origin(bench).await?;
     bench.source.drop_slot(backlog::ORIGIN).await?;
     fill(bench, rows).await?;
-    let mut outcomes: Vec<(Tool, Vec<Run>, Option<String>)> =
-        TOOLS.into_iter().filter(|tool| arguments.wants(&tool.name())).map(|tool| (tool, Vec::new(), None)).collect();
-    for round in 1..=arguments.runs {
-        for (tool, runs, failure) in outcomes.iter_mut().filter(|(_, _, failure)| failure.is_none()) {
-            match run(bench, *tool, &progress, rows).await {
-                Ok(run) => {
-                    eprintln!(
-                        "bench: round {round}: {}: last record {:.1} s after the commit, {:.0} MiB",
-                        tool.name(),
-                        run.seconds,
-                        run.peak_mib
-                    );
-                    runs.push(run);
-                }
-                Err(error) => {
-                    eprintln!("bench: round {round}: {} failed: {error:#}", tool.name());
-                    *failure = Some(format!("{error:#}"));
-                }
-            }
-        }
-    }
+    let tools = TOOLS.into_iter().filter(|tool| arguments.wants(&tool.name()));
+    let told = |run: &Run| format!("last record {:.1} s after the commit, {:.0} MiB", run.seconds, run.peak_mib);
+    let run = async |tool| run(bench, tool, &progress, rows).await;
+    let outcomes = take_turns(tools, arguments.runs, Tool::name, run, told).await;
     bench.clean(RUN).await?;
     Ok(section(bench, &outcomes, arguments))
 }
@@ -117,29 +101,28 @@ async fn run(bench: &Bench, tool: Tool, progress: &backlog::Progress, rows: u64)
     })
 }
 
-fn section(bench: &Bench, outcomes: &[(Tool, Vec<Run>, Option<String>)], arguments: &Arguments) -> String {
+fn section(bench: &Bench, outcomes: &[Outcome<Tool, Run>], arguments: &Arguments) -> String {
     let head = ["tool", "last record after s", "transaction s", "CPU s", "broker", "walsender", "others", "peak MiB"];
     let rows: Vec<Vec<String>> = outcomes
         .iter()
-        .map(|(tool, runs, failure)| {
-            if let Some(why) = failure {
-                return vec![tool.name(), format!("could not run: {}", why.lines().next().unwrap_or_default())];
+        .map(|outcome| {
+            if outcome.failure.is_some() {
+                return vec![outcome.tool.name(), outcome.why()];
             }
-            let cell = |of: &dyn Fn(&Run) -> f64, digits: usize| {
-                Median::of(runs.iter().map(of)).map_or_else(String::new, |median| {
-                    let Median { middle, least, most } = median;
+            let cell = |of: fn(&Run) -> f64, digits: usize| {
+                outcome.median(of).map_or_else(String::new, |Median { middle, least, most }| {
                     format!("{middle:.digits$} ({least:.digits$}–{most:.digits$})")
                 })
             };
             vec![
-                tool.name(),
-                cell(&|run| run.seconds, 1),
-                cell(&|run| run.transaction_s, 1),
-                cell(&|run| run.cost.tool, 1),
-                cell(&|run| run.cost.broker, 1),
-                cell(&|run| run.cost.walsender, 1),
-                cell(&|run| run.cost.others, 1),
-                cell(&|run| run.peak_mib, 0),
+                outcome.tool.name(),
+                cell(|run| run.seconds, 1),
+                cell(|run| run.transaction_s, 1),
+                cell(|run| run.cost.tool, 1),
+                cell(|run| run.cost.broker, 1),
+                cell(|run| run.cost.walsender, 1),
+                cell(|run| run.cost.others, 1),
+                cell(|run| run.peak_mib, 0),
             ]
         })
         .collect();

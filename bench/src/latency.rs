@@ -17,6 +17,7 @@ use tokio::time::MissedTickBehavior;
 use crate::backlog::{self, ORIGIN};
 use crate::cost::{Cost, Meter, Watched, now_us};
 use crate::report::{Median, provenance, table};
+use crate::rounds::{Outcome, take_turns};
 use crate::source::Path;
 use crate::tools::Tool;
 use crate::tools::debezium::Debezium;
@@ -56,30 +57,14 @@ pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<Stri
          RESET session_replication_role"
     );
     bench.source.client.batch_execute(&fill).await?;
-    let mut outcomes: Vec<(Tool, Vec<Run>, Option<String>)> =
-        TOOLS.into_iter().filter(|tool| arguments.wants(&tool.name())).map(|tool| (tool, Vec::new(), None)).collect();
-    for round in 1..=arguments.runs {
-        for (tool, runs, failure) in outcomes.iter_mut().filter(|(_, _, failure)| failure.is_none()) {
-            match run(bench, *tool, &progress, Duration::from_secs(arguments.seconds)).await {
-                Ok(run) => {
-                    let at = |of: &[f64], q| percentile(of, q);
-                    eprintln!(
-                        "bench: round {round}: {}: uncommitted p50 {:.2} p99 {:.2} ms, committed p50 {:.2} p99 {:.2} ms",
-                        tool.name(),
-                        at(&run.uncommitted, 0.50),
-                        at(&run.uncommitted, 0.99),
-                        at(&run.committed, 0.50),
-                        at(&run.committed, 0.99)
-                    );
-                    runs.push(run);
-                }
-                Err(error) => {
-                    eprintln!("bench: round {round}: {} failed: {error:#}", tool.name());
-                    *failure = Some(format!("{error:#}"));
-                }
-            }
-        }
-    }
+    let tools = TOOLS.into_iter().filter(|tool| arguments.wants(&tool.name()));
+    let told = |run: &Run| {
+        let [u50, u99] = [0.50, 0.99].map(|share| percentile(&run.uncommitted, share));
+        let [c50, c99] = [0.50, 0.99].map(|share| percentile(&run.committed, share));
+        format!("uncommitted p50 {u50:.2} p99 {u99:.2} ms, committed p50 {c50:.2} p99 {c99:.2} ms")
+    };
+    let run = async |tool| run(bench, tool, &progress, Duration::from_secs(arguments.seconds)).await;
+    let outcomes = take_turns(tools, arguments.runs, Tool::name, run, told).await;
     bench.clean(RUN).await?;
     Ok(section(bench, &outcomes, arguments))
 }
@@ -222,28 +207,29 @@ fn percentile(sorted: &[f64], share: f64) -> f64 {
     sorted.get(at).copied().unwrap_or(f64::NAN)
 }
 
-fn section(bench: &Bench, outcomes: &[(Tool, Vec<Run>, Option<String>)], arguments: &Arguments) -> String {
+fn section(bench: &Bench, outcomes: &[Outcome<Tool, Run>], arguments: &Arguments) -> String {
     let head = ["tool", "uncommitted p50", "p99", "committed p50", "p99", "CPU s", "broker", "walsender", "others"];
     let rows: Vec<Vec<String>> = outcomes
         .iter()
-        .map(|(tool, runs, failure)| {
-            if let Some(why) = failure {
-                return vec![tool.name(), format!("could not run: {}", why.lines().next().unwrap_or_default())];
+        .map(|outcome| {
+            if outcome.failure.is_some() {
+                return vec![outcome.tool.name(), outcome.why()];
             }
-            let cell = |of: &dyn Fn(&Run) -> f64| {
-                Median::of(runs.iter().map(of))
-                    .map_or_else(String::new, |m| format!("{:.2} ({:.2}–{:.2})", m.middle, m.least, m.most))
+            let cell = |of: fn(&Run) -> f64| {
+                outcome.median(of).map_or_else(String::new, |Median { middle, least, most }| {
+                    format!("{middle:.2} ({least:.2}–{most:.2})")
+                })
             };
             vec![
-                tool.name(),
-                cell(&|run| percentile(&run.uncommitted, 0.50)),
-                cell(&|run| percentile(&run.uncommitted, 0.99)),
-                cell(&|run| percentile(&run.committed, 0.50)),
-                cell(&|run| percentile(&run.committed, 0.99)),
-                cell(&|run| run.cost.tool),
-                cell(&|run| run.cost.broker),
-                cell(&|run| run.cost.walsender),
-                cell(&|run| run.cost.others),
+                outcome.tool.name(),
+                cell(|run| percentile(&run.uncommitted, 0.50)),
+                cell(|run| percentile(&run.uncommitted, 0.99)),
+                cell(|run| percentile(&run.committed, 0.50)),
+                cell(|run| percentile(&run.committed, 0.99)),
+                cell(|run| run.cost.tool),
+                cell(|run| run.cost.broker),
+                cell(|run| run.cost.walsender),
+                cell(|run| run.cost.others),
             ]
         })
         .collect();

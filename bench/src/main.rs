@@ -10,6 +10,7 @@ mod latency;
 mod machine;
 mod process;
 mod report;
+mod rounds;
 mod snapshot;
 mod source;
 mod tools;

@@ -11,7 +11,8 @@ use crate::backlog::{ORIGIN, fill, is_complete};
 use crate::cost::{Cost, Meter, Watched, now_us};
 use crate::latency;
 use crate::process::Process;
-use crate::report::{Median, grouped, provenance, table};
+use crate::report::{grouped, provenance, table};
+use crate::rounds::{Outcome, take_turns};
 use crate::source::Path;
 use crate::tools::debezium::{self, Debezium};
 use crate::tools::highwater::{self, Highwater};
@@ -53,32 +54,19 @@ struct Run {
 pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<String> {
     bench.source.drop_slot(ORIGIN).await?;
     fill(bench, arguments.snapshot_rows).await?;
-    let wanted = Reader::ALL.into_iter().filter(|reader| arguments.wants(&reader.name()));
-    let mut outcomes: Vec<(Reader, Vec<Run>, Option<String>)> =
-        wanted.map(|reader| (reader, Vec::new(), None)).collect();
-    for round in 1..=arguments.runs {
-        for (reader, runs, failure) in outcomes.iter_mut().filter(|(_, _, failure)| failure.is_none()) {
-            bench.clean(RUN).await?;
-            // Beside writes that end with the reading.
-            let outcome = tokio::select! {
-                outcome = read(bench, *reader, arguments.snapshot_rows) => outcome,
-                written = latency::write(bench, READ_WITHIN) => {
-                    written.and_then(|_| bail!("it was not done within {READ_WITHIN:?}"))
-                }
-            };
-            match outcome {
-                Ok(run) => {
-                    let rate = grouped(run.rows_per_s);
-                    eprintln!("bench: round {round}: {}: {rate} rows/s, {:.0} MiB", reader.name(), run.peak_mib);
-                    runs.push(run);
-                }
-                Err(error) => {
-                    eprintln!("bench: round {round}: {} failed: {error:#}", reader.name());
-                    *failure = Some(format!("{error:#}"));
-                }
+    let readers = Reader::ALL.into_iter().filter(|reader| arguments.wants(&reader.name()));
+    let told = |run: &Run| format!("{} rows/s, {:.0} MiB", grouped(run.rows_per_s), run.peak_mib);
+    let run = async |reader| {
+        bench.clean(RUN).await?;
+        // Beside writes that end with the reading.
+        tokio::select! {
+            outcome = read(bench, reader, arguments.snapshot_rows) => outcome,
+            written = latency::write(bench, READ_WITHIN) => {
+                written.and_then(|_| bail!("it was not done within {READ_WITHIN:?}"))
             }
         }
-    }
+    };
+    let outcomes = take_turns(readers, arguments.runs, Reader::name, run, told).await;
     bench.clean(RUN).await?;
     Ok(section(bench, &outcomes, arguments))
 }
@@ -160,10 +148,11 @@ async fn copy(bench: &Bench, rows: u64) -> Result<Run> {
     Ok(Run { rows_per_s, cost: Cost::default(), peak_mib: 0.0 })
 }
 
-fn section(bench: &Bench, outcomes: &[(Reader, Vec<Run>, Option<String>)], arguments: &Arguments) -> String {
+fn section(bench: &Bench, outcomes: &[Outcome<Reader, Run>], arguments: &Arguments) -> String {
     let speed = |wanted: fn(Reader) -> bool| {
-        let runs = outcomes.iter().filter(|(reader, ..)| wanted(*reader));
-        runs.filter_map(|(_, runs, _)| Median::of(runs.iter().map(|run| run.rows_per_s)))
+        let wanted = outcomes.iter().filter(|outcome| wanted(outcome.tool));
+        wanted
+            .filter_map(|outcome| outcome.median(|run| run.rows_per_s))
             .map(|median| median.middle)
             .max_by(f64::total_cmp)
     };
@@ -171,15 +160,12 @@ fn section(bench: &Bench, outcomes: &[(Reader, Vec<Run>, Option<String>)], argum
         (speed(|reader| reader == Reader::Copy), speed(|reader| matches!(reader, Reader::Debezium(_))));
     let rows: Vec<Vec<String>> = outcomes
         .iter()
-        .map(|(reader, runs, failure)| {
-            let Some(rate) = Median::of(runs.iter().map(|run| run.rows_per_s)).filter(|_| failure.is_none()) else {
-                let why = failure.as_deref().and_then(|why| why.lines().next()).unwrap_or("no run");
-                return vec![reader.name(), format!("could not run: {why}")];
-            };
+        .map(|outcome| {
+            let reader = outcome.tool;
+            let Some(rate) = outcome.median(|run| run.rows_per_s) else { return vec![reader.name(), outcome.why()] };
             let ratio = |to: Option<f64>| to.map_or("–".to_owned(), |to| format!("{:.2}", rate.middle / to));
             let figure = |of: fn(&Run) -> f64, digits: usize| {
-                let measured = *reader != Reader::Copy;
-                let median = Median::of(runs.iter().map(of)).filter(|_| measured);
+                let median = outcome.median(of).filter(|_| reader != Reader::Copy);
                 median.map_or("–".to_owned(), |median| format!("{:.digits$}", median.middle))
             };
             vec![

@@ -201,17 +201,18 @@ impl Snapshot {
                 self.left.pop_front();
                 piece.advance = self.pass.take().map(|(_, advance)| advance);
             }
-            cut.extend(read.cut.clone().map(|after| (at, after, read.upto.clone())));
+            cut.extend(read.cut.clone().map(|after| (answer.chunk, after, read.upto.clone())));
             piece.step(|state| match state {
                 State::Reading { overtaken } => State::Read { overtaken, read },
                 other => other,
             });
         }
-        cut.into_iter().try_for_each(|(at, after, upto)| self.ask_for_the_rest(at, after, upto))
+        cut.into_iter().try_for_each(|(chunk, after, upto)| self.ask_for_the_rest(chunk, after, upto))
     }
 
     /// Asks for what was cut off a chunk; it is published right behind it.
-    fn ask_for_the_rest(&mut self, at: usize, after: Key, upto: Option<Key>) -> Result<(), Error> {
+    fn ask_for_the_rest(&mut self, chunk: u64, after: Key, upto: Option<Key>) -> Result<(), Error> {
+        let Some(at) = self.pieces.iter().position(|piece| piece.number == chunk) else { return Ok(()) };
         let piece = &mut self.pieces[at];
         if let State::Read { read, .. } = &mut piece.state {
             read.upto = Some(after.clone());
@@ -346,12 +347,14 @@ impl Snapshot {
                     self.search_behind(pass, since, high);
                     return Ok(None);
                 }
-                if found.more {
+                let refused = has_refused(&pass, &progress);
+                if found.more && !refused {
                     self.search_behind(Arc::clone(&pass), since, high);
                 } else {
                     complete(&pass, &mut progress);
                 }
-                Ok(Some(Ready { pass, high, content: Content::Vanished(found.vanished, touched), progress }))
+                let vanished = if refused { Vec::new() } else { found.vanished };
+                Ok(Some(Ready { pass, high, content: Content::Vanished(vanished, touched), progress }))
             }
             _ => Ok(None),
         }
@@ -382,17 +385,8 @@ impl Snapshot {
         let rate = advance.map_or(0, |advance| advance.rate());
         info!(table = pass.table(), rows = progress.rows, rows_per_s = rate, "the rows of a table are read");
         match &progress.again {
-            Some(again) if again.refused > 0 => {
-                warn!(
-                    table = pass.table(),
-                    refused = again.refused,
-                    "rows went to the dead letters while the table was read again: those that vanished are not told from them, \
-                     and stay in the topics; mend what the letters name, then read the table once more"
-                );
-                complete(pass, progress);
-            }
-            Some(again) => self.search_behind(Arc::clone(pass), again.since, high),
-            None => complete(pass, progress),
+            Some(again) if !has_refused(pass, progress) => self.search_behind(Arc::clone(pass), again.since, high),
+            _ => complete(pass, progress),
         }
     }
 
@@ -408,6 +402,20 @@ impl Snapshot {
         self.pieces.iter_mut().for_each(Piece::lose_bound);
         self.pieces.push_front(piece);
     }
+}
+
+/// Whether rows of a table went to the dead letters while it was read again: they have no newer event, like those that vanished.
+fn has_refused(pass: &Pass, progress: &TableSnapshot) -> bool {
+    let refused = progress.again.as_ref().map_or(0, |again| again.refused);
+    if refused > 0 {
+        warn!(
+            table = pass.table(),
+            refused,
+            "rows went to the dead letters while the table was read again: those that vanished are not told from them, and stay \
+             in the topics; mend what the letters name, then read the table once more"
+        );
+    }
+    refused > 0
 }
 
 fn complete(pass: &Pass, progress: &mut TableSnapshot) {
