@@ -45,7 +45,8 @@ open_folders_to_postgres() {
 
 write_postgres_conf() {
     local server=$1
-    cat >"$DIR/conf/pg_hba.conf" <<CONF
+    # A file for each: several servers start at once, and one must not read what another is just writing.
+    cat >"$DIR/conf/$server.hba.conf" <<CONF
 local all         all              trust
 local replication all              trust
 host  all         all 127.0.0.1/32 scram-sha-256
@@ -57,7 +58,7 @@ port = ${PORT[$server]}
 listen_addresses = '127.0.0.1'
 unix_socket_directories = '$SOCKET_DIR'
 unix_socket_permissions = 0700
-hba_file = '$DIR/conf/pg_hba.conf'
+hba_file = '$DIR/conf/$server.hba.conf'
 timezone = 'UTC'
 log_timezone = 'UTC'
 log_line_prefix = '%m [%p] %q%u@%d '
