@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::error::Error;
 use super::rows::{Values, learn, note_refused, reference};
-use super::snapshot::{Content, Overtaken, Pass, Touched, Vanished, key_of};
+use super::snapshot::{Content, Overtaken, Pass, Vanished, key_of};
 use super::work::Work;
 use crate::events::draft::{Draft, Stamp};
 use crate::events::envelope::Envelope;
@@ -41,9 +41,7 @@ impl Work {
             ledger.insert(ready.pass.table().to_owned(), ready.progress);
             match &ready.content {
                 Content::Rows(rows, overtaken) => self.publish_rows(&ready.pass, rows, overtaken, &stamp, &mut seq)?,
-                Content::Vanished(vanished, touched) => {
-                    self.publish_vanished(&ready.pass, vanished, touched, &stamp, &mut seq)?;
-                }
+                Content::Vanished(vanished) => self.publish_vanished(&ready.pass, vanished, &stamp, &mut seq)?,
             }
             // The next chunks are read while the rest of these are published.
             let ledger = &self.publisher.progress.snapshot;
@@ -101,11 +99,10 @@ impl Work {
         &mut self,
         pass: &Pass,
         vanished: &[Vanished],
-        touched: &Touched,
         stamp: &Stamp<'_>,
         seq: &mut u32,
     ) -> Result<(), Error> {
-        for row in vanished.iter().filter(|row| !touched.contains(&row.entity)) {
+        for row in vanished {
             let at = std::mem::replace(seq, *seq + 2);
             let newest = Envelope::parse(&row.event)
                 .map_err(|error| Error::Unexpected(format!("a record of the topics is no event: {error}")))?;

@@ -19,20 +19,14 @@ impl Plan<'_> {
         self.settings.on_lost_slot == OnLostSlot::Resnapshot && lost.is_gap()
     }
 
-    /// Makes the slot anew where it cannot be used, and returns how to start.
-    pub(super) fn start_behind(
-        &self,
-        lost: &Lost,
-        replication: &mut Connection,
-        timelines: &Timelines,
-    ) -> Result<Start, Error> {
+    /// Drops the slot where it cannot be used, and returns how to start.
+    pub(super) fn start_behind(&self, lost: &Lost, replication: &mut Connection) -> Result<Start, Error> {
         match lost {
             Lost::Gap { slot_bound, .. } => return Ok(Start::AtSlot(*slot_bound)),
             Lost::SlotInvalidated { slot } => replication.drop_slot(slot, false, self.settings.answer_timeout)?,
             _ => {}
         }
-        let made = self.make_slot_if_fresh(replication, timelines, &Start::Fresh)?;
-        Ok(made.map_or(Start::Fresh, Start::AtSlot))
+        Ok(Start::Fresh)
     }
 
     /// Moves the progress behind the gap, to where the slot goes on, and has every table read again. Returns what is missing.

@@ -132,6 +132,11 @@ impl Publisher {
         self.committed
     }
 
+    /// Returns what stands in the topics once the commit under way is done.
+    pub(super) fn ended(&self) -> Bound {
+        self.committing.map_or(self.committed, |(bound, _)| bound)
+    }
+
     /// Returns how many records wait for the brokers' word: state events that are gathered still, too.
     pub(super) fn in_flight(&mut self) -> usize {
         self.events.len() + self.producer.active().in_flight()

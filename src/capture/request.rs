@@ -21,17 +21,14 @@ pub struct Request {
 }
 
 impl Request {
-    /// Writes the request into the log, and returns a bound of it: what is read again for it, is so since no earlier.
+    /// Writes the request into the log.
     ///
     /// # Errors
     /// As the server says.
-    pub fn write(&self, primary: &mut Connection, timeout: Duration) -> Result<highwater_postgres::Lsn, Error> {
+    pub fn write(&self, primary: &mut Connection, timeout: Duration) -> Result<(), Error> {
         let content = serde_json::to_string(self).map_err(|error| Error::Protocol(error.to_string()))?;
         let (prefix, content) = (quote::literal(&String::from_utf8_lossy(SNAPSHOT_PREFIX)), quote::literal(&content));
-        let rows =
-            primary.simple_query(&format!("SELECT pg_logical_emit_message(true, {prefix}, {content})"), timeout)?;
-        let text = rows.single()?;
-        text.parse().map_err(|_| Error::Protocol(format!("pg_logical_emit_message() gave `{text}`")))
+        primary.simple_query(&format!("SELECT pg_logical_emit_message(true, {prefix}, {content})"), timeout).map(drop)
     }
 }
 

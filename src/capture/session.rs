@@ -86,7 +86,7 @@ impl Plan<'_> {
         };
         let (start, gap) = match decided {
             Err(Error::Lost { lost, .. }) if self.goes_on_behind(&lost) => {
-                (self.start_behind(&lost, &mut replication, &timelines)?, Some(lost))
+                (self.start_behind(&lost, &mut replication)?, Some(lost))
             }
             decided => (decided?, None),
         };
@@ -191,7 +191,7 @@ impl Plan<'_> {
     }
 
     /// Returns where a slot without progress begins.
-    pub(super) fn make_slot_if_fresh(
+    fn make_slot_if_fresh(
         &self,
         replication: &mut Connection,
         timelines: &Timelines,

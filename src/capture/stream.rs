@@ -162,7 +162,7 @@ impl<'a> Loop<'a> {
             if let Some((opened, records)) = work.publisher.open_transaction()
                 && (now >= opened + self.settings.transaction
                     || records >= self.settings.transaction_records
-                    || work.snapshot.waits_for_commit())
+                    || work.snapshot.needs_commit(work.publisher.ended()))
             {
                 work.publisher.end_transaction()?;
                 work.publisher.mark(complete, now)?;

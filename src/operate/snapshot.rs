@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use highwater_kafka::{Isolation, last_record};
-use highwater_postgres::{Connection, Lsn, Session};
+use highwater_postgres::{Connection, Lsn, Session, quote};
 
 use crate::capture::Request;
 use crate::capture::progress::Progress;
@@ -124,10 +124,7 @@ pub async fn snapshot(
 
 fn about(primary: &mut Connection, table: &str) -> Result<Option<u64>, highwater_postgres::Error> {
     let (schema, name) = table.split_once('.').unwrap_or(("public", table));
-    let table = highwater_postgres::quote::literal(&highwater_postgres::quote::qualified(schema, name));
-    let sql = format!("SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = to_regclass({table})");
-    let rows = primary.simple_query(&sql, ANSWER)?;
-    Ok(rows.single().ok().and_then(|text| text.parse().ok()).filter(|rows| *rows > 0))
+    primary.about_rows(&quote::qualified(schema, name), ANSWER)
 }
 
 struct Waiting<'a> {

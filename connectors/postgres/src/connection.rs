@@ -120,6 +120,22 @@ impl Connection {
         text.parse().map_err(|error: crate::visibility::ParseSnapshotError| Error::Protocol(error.to_string()))
     }
 
+    /// Asks about how many rows a table has, its partitions together, by the last VACUUM or ANALYZE; none where that is not
+    /// known. `table` is as SQL has it, quoted.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::simple_query`].
+    pub fn about_rows(&mut self, table: &str, timeout: Duration) -> Result<Option<u64>> {
+        let sql = format!(
+            "SELECT sum(greatest(c.reltuples, 0))::bigint FROM pg_partition_tree({}::regclass) t JOIN pg_class c ON c.oid = t.relid
+             WHERE t.isleaf",
+            crate::quote::literal(table)
+        );
+        let rows = self.simple_query(&sql, timeout)?;
+        Ok(rows.single().ok().and_then(|text| text.parse().ok()).filter(|rows| *rows > 0))
+    }
+
     /// Asks whether the server is a standby.
     ///
     /// # Errors

@@ -23,8 +23,8 @@ use tokio::runtime::Handle;
 use tracing::{error, info, warn};
 
 use bound::next_high;
-use overtaken::Place;
-pub(super) use overtaken::{Overtaken, Touched, key_of};
+pub(super) use overtaken::{Overtaken, key_of};
+use overtaken::{Place, Touched};
 pub(super) use pass::Pass;
 use pass::{Advance, Key};
 pub(super) use piece::{Content, Ready};
@@ -117,9 +117,10 @@ impl Snapshot {
         self.left.is_empty() && self.pieces.is_empty()
     }
 
-    /// Whether it waits until what was sent is committed.
-    pub(super) fn waits_for_commit(&self) -> bool {
-        self.pieces.front().is_some_and(|piece| matches!(piece.state, State::Unsearched { .. }))
+    /// Whether it waits for a commit, and those up to `ended` do not serve it.
+    pub(super) fn needs_commit(&self, ended: Bound) -> bool {
+        let needs = |piece: &Piece| matches!(piece.state, State::Unsearched { behind, .. } if ended.lsn() < behind);
+        self.pieces.front().is_some_and(needs)
     }
 
     /// Reads a table from its beginning, again or for the first time. The ledger has it as not complete.
@@ -280,7 +281,7 @@ impl Snapshot {
         self.passes += 1;
         let others = feeds.entries_beside(table);
         let pass = Arc::new(Pass { number: self.passes, described, feed, others });
-        let about = pass.about(primary, self.limits.timeout)?;
+        let about = primary.about_rows(&pass.qualified(), self.limits.timeout)?;
         info!(table, about, "snapshot of a table begins");
         self.pass = Some((pass, Advance::new(about)));
         Ok(true)
@@ -341,20 +342,24 @@ impl Snapshot {
                 }
                 Ok(Some(Ready { pass, high, content: Content::Rows(read.rows, overtaken), progress }))
             }
-            State::Deleting { touched, since, found, high } => {
+            State::Deleting { touched, since, mut found, high } => {
                 if touched.too_many {
                     info!(table = pass.table(), "the stream overtook the search for vanished rows; it begins anew");
                     self.search_behind(pass, since, high);
                     return Ok(None);
                 }
+                // Whoever was published meanwhile may have been so elsewhere, of another part: the next search tells.
+                let all = found.vanished.len();
+                found.vanished.retain(|row| !touched.contains(&row.entity));
+                let more = found.more || found.vanished.len() < all;
                 let refused = has_refused(&pass, &progress);
-                if found.more && !refused {
+                if more && !refused {
                     self.search_behind(Arc::clone(&pass), since, high);
                 } else {
                     complete(&pass, &mut progress);
                 }
                 let vanished = if refused { Vec::new() } else { found.vanished };
-                Ok(Some(Ready { pass, high, content: Content::Vanished(vanished, touched), progress }))
+                Ok(Some(Ready { pass, high, content: Content::Vanished(vanished), progress }))
             }
             _ => Ok(None),
         }

@@ -47,7 +47,7 @@ impl Overtaken {
 /// Which entities of a table were published since the topics are searched for those that vanished. By a hash, so that
 /// half a million of them take a few mebibytes: where two share one, a deletion waits for the next reading.
 #[derive(Debug, Default)]
-pub(in crate::capture) struct Touched {
+pub(super) struct Touched {
     hashes: HashSet<u64>,
     by: RandomState,
     pub(super) too_many: bool,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use highwater_postgres::{Connection, DataRow, Error, quote};
+use highwater_postgres::{DataRow, quote};
 use tracing::info;
 
 use crate::capture::feeds::Feed;
@@ -60,18 +60,8 @@ impl Pass {
         format!("SELECT {key} FROM {table}{} ORDER BY {key} OFFSET {skipped} LIMIT 1", all_of(&behind))
     }
 
-    /// Returns about how many rows the table has, by the last VACUUM or ANALYZE; none where that is not known.
-    pub(super) fn about(&self, primary: &mut Connection, timeout: Duration) -> Result<Option<u64>, Error> {
-        let sql = format!(
-            "SELECT sum(greatest(c.reltuples, 0))::bigint FROM pg_partition_tree({}::regclass) t JOIN pg_class c ON c.oid = t.relid
-             WHERE t.isleaf",
-            quote::literal(&self.qualified())
-        );
-        let rows = primary.simple_query(&sql, timeout)?;
-        Ok(rows.single().ok().and_then(|text| text.parse().ok()).filter(|rows| *rows > 0))
-    }
-
-    fn qualified(&self) -> String {
+    /// Returns the table as SQL has it.
+    pub(super) fn qualified(&self) -> String {
         quote::qualified(&self.described.schema, &self.described.name)
     }
 

@@ -74,7 +74,7 @@ pub(in crate::capture) struct Ready {
 /// Rows or deletions, with those of them that are old by now.
 pub(in crate::capture) enum Content {
     Rows(KeptRows, Overtaken),
-    Vanished(Vec<Vanished>, Touched),
+    Vanished(Vec<Vanished>),
 }
 
 /// What a piece has to know of the stream.
