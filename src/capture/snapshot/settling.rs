@@ -1,0 +1,30 @@
+//! Transactions that were under way when the stream began: they may have committed below its beginning without being visible
+//! yet, so that neither the stream nor a chunk would have them.
+
+use std::time::Duration;
+
+use highwater_postgres::{Connection, Error};
+
+/// Waits until they are over.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Settling {
+    /// Nobody has asked which there are.
+    Unasked,
+    /// All below this one have to be over.
+    Until(u64),
+    Over,
+}
+
+impl Settling {
+    /// Whether all of them are over; asks the primary as long as they are not.
+    pub(super) fn is_over(&mut self, primary: &mut Connection, timeout: Duration) -> Result<bool, Error> {
+        if matches!(self, Self::Over) {
+            return Ok(true);
+        }
+        let now = primary.current_snapshot(timeout)?;
+        let wanted = if let Self::Until(wanted) = self { *wanted } else { now.xmax() };
+        let over = now.xmin() >= wanted;
+        *self = if over { Self::Over } else { Self::Until(wanted) };
+        Ok(over)
+    }
+}
