@@ -16,6 +16,8 @@ pub(super) const MEASURE: Duration = Duration::from_secs(5);
 /// Without a whole measurement for so long, nobody knows how far behind the worker is.
 const SILENCE: Duration = Duration::from_secs(15);
 
+const UNKNOWN: i64 = -1;
+
 /// What the measuring task and the loop share; the task ends with it.
 pub(super) struct Lag {
     shared: Arc<Shared>,
@@ -32,14 +34,15 @@ struct Measured {
     partition: Partition,
     /// Behind what is applied.
     applied: AtomicI64,
-    /// The high watermark, when it was asked last.
+    /// The high watermark, when it was asked last; [`UNKNOWN`] before the first answer.
     end: AtomicI64,
 }
 
 impl Lag {
     /// Begins to measure partitions, of each of which everything below an offset is applied.
     pub(super) fn measure(probe: Probe, partitions: Vec<(Partition, i64)>, worker: &'static str) -> Self {
-        let measured = |(partition, applied)| Measured { partition, applied: AtomicI64::new(applied), end: 0.into() };
+        let measured =
+            |(partition, applied)| Measured { partition, applied: AtomicI64::new(applied), end: UNKNOWN.into() };
         let partitions = partitions.into_iter().map(measured).collect();
         let shared = Arc::new(Shared { partitions, answered: Mutex::new(Instant::now()) });
         let task = tokio::spawn(measure(probe, Arc::clone(&shared), worker)).abort_handle();
@@ -50,9 +53,9 @@ impl Lag {
         self.shared.partitions[index].applied.store(offset, Ordering::Relaxed);
     }
 
-    /// Returns where a partition ended when it was asked last; 0 before the first answer.
-    pub(super) fn end(&self, index: usize) -> i64 {
-        self.shared.partitions[index].end.load(Ordering::Relaxed)
+    /// Returns where a partition ended when it was asked last; `None` before the first answer.
+    pub(super) fn end(&self, index: usize) -> Option<i64> {
+        Some(self.shared.partitions[index].end.load(Ordering::Relaxed)).filter(|&end| end != UNKNOWN)
     }
 
     /// Reports whether Kafka owes an answer for so long that the lag is not known any more.

@@ -9,7 +9,7 @@ use highwater_demo::write::{self, Writers};
 
 use crate::process::{Pipeline, highwater};
 use crate::shop::{Shop, eventually};
-use crate::stack::{SHOPS, Variables};
+use crate::stack::SHOPS;
 
 /// Topics and history; no worker runs.
 async fn topics_are_right(shop: &Shop, log: &str) {
@@ -40,13 +40,6 @@ async fn kept_for(shop: &Shop, column: &str) -> u64 {
         slot(shop)
     );
     shop.value(&sql).await.parse().unwrap_or(u64::MAX)
-}
-
-fn beside(shop: &Shop) -> Variables {
-    let mut variables = shop.endpoints.variables.clone();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    variables.insert("HIGHWATER_OPERATE_LISTEN".to_owned(), free.expect("a free port").to_string());
-    variables
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,7 +104,7 @@ async fn a_delivery_that_runs_out_of_time_is_sent_again_without_a_gap() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_capture_that_was_stopped_and_wakes_up_after_another_took_over_publishes_nothing() {
     let shop = Shop::open("zombie", 200).await;
-    let sleeper = Pipeline::start_with(&shop, &["capture"], &beside(&shop));
+    let sleeper = Pipeline::start_with(&shop, &["capture"], &shop.variables_beside());
     let options = write::Options { rate: 200, connections: 4, seed: 7 };
     let mut sleeper = sleeper;
     sleeper.is_ready().await;

@@ -1,6 +1,7 @@
 //! What no restart mends is named, with the choices; what a restart mends is mended without anybody's help.
 
 use highwater_demo::check;
+use highwater_demo::write::{self, Writers};
 
 use crate::process::Pipeline;
 use crate::shop::{Shop, eventually, within_a_minute};
@@ -43,10 +44,7 @@ async fn a_slot_made_anew_by_hand_is_a_gap_and_refused() {
 async fn a_second_capture_stands_by_and_takes_over_when_the_first_dies() {
     let shop = Shop::open("takeover", 20).await;
     let first = shop.pipeline(&[]).await;
-    let mut standby_shop_variables = shop.endpoints.variables.clone();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    standby_shop_variables.insert("HIGHWATER_OPERATE_LISTEN".to_owned(), free.expect("a free port").to_string());
-    let mut second = Pipeline::start_with(&shop, &["capture"], &standby_shop_variables);
+    let mut second = Pipeline::start_with(&shop, &["capture"], &shop.variables_beside());
     eventually("the second one says that it stands by", async || second.log().contains("another capture is at work"))
         .await;
     first.kill();
@@ -105,5 +103,21 @@ async fn a_worker_is_not_ready_while_kafka_is_away_and_ready_again_when_it_is_ba
     let warnings = workers.log().matches("the lag that is shown is an old one").count();
     assert_eq!(warnings, 2, "each worker warns once: {}", workers.log());
     assert!(workers.terminate().success(), "{}", workers.log());
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_start_while_writes_never_pause_become_ready() {
+    let shop = Shop::open("busy", 500).await;
+    let mut capture = shop.pipeline(&["capture"]).await;
+    let options = write::Options { rate: 200, connections: 4, seed: 6 };
+    let writers = Writers::start(&shop.endpoints, options, None).await.expect("writers");
+    eventually("writes are published", async || capture.metric("highwater_capture_events_total", "").await > 200.0)
+        .await;
+    let mut workers = Pipeline::start_with(&shop, &["cache", "audit", "storefront"], &shop.variables_beside());
+    workers.is_ready().await;
+    writers.stop().await.expect("the writers stop");
+    assert!(workers.terminate().success(), "{}", workers.last_lines());
+    assert!(capture.terminate().success(), "{}", capture.last_lines());
     shop.close().await;
 }

@@ -68,14 +68,9 @@ async fn nothing_is_lost(shop: &Shop, mut pipeline: Pipeline, writers: Writers) 
     let written = writers.stop().await.expect("the writers stop");
     assert!(written.committed > 500, "the load was too small to prove anything: {written:?}");
     let report = check::everything(&shop.endpoints, &check::Options::default()).await.expect("the check runs");
-    assert!(report.is_clean(), "{report}\n{}", last_lines(&pipeline.log()));
+    assert!(report.is_clean(), "{report}\n{}", pipeline.last_lines());
     // While servers come and go nobody may be told of a gap that is none.
     let gaps = pipeline.log().lines().filter(|line| line.contains("between two marks")).count();
     assert_eq!(gaps, 0, "gaps were named that the check does not find");
-    assert!(pipeline.terminate().success(), "{}", last_lines(&pipeline.log()));
-}
-
-fn last_lines(log: &str) -> String {
-    let lines: Vec<&str> = log.lines().collect();
-    lines[lines.len().saturating_sub(30)..].join("\n")
+    assert!(pipeline.terminate().success(), "{}", pipeline.last_lines());
 }

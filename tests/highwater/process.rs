@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::shop::{Shop, eventually};
+use crate::shop::{Shop, within_a_minute};
 use crate::stack::{SHOPS, Variables, root};
 
 /// A running `highwater run`; it ends with the test.
@@ -52,13 +52,16 @@ impl Pipeline {
     /// Waits until `/readyz` says that every role does its work.
     pub(crate) async fn is_ready(&mut self) {
         let address = self.operate.clone();
-        eventually("the pipeline is ready", async || {
+        let mut answer = None;
+        let ready = within_a_minute(async || {
             if let Ok(Some(status)) = self.child.try_wait() {
-                panic!("the pipeline ended with {status}:\n{}", self.log());
+                panic!("the pipeline ended with {status}:\n{}", self.last_lines());
             }
-            get(&address, "/readyz").await.is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+            answer = get(&address, "/readyz").await;
+            answer.as_ref().is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
         })
         .await;
+        assert!(ready, "not ready within a minute; /readyz says {answer:?}, and the log:\n{}", self.last_lines());
     }
 
     /// Returns the most memory that it has had so far, KiB.
@@ -109,6 +112,13 @@ impl Pipeline {
     /// Returns everything that it and its predecessors of this shop have logged.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Returns the end of it, for the message of a test that fails.
+    pub(crate) fn last_lines(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
     }
 }
 

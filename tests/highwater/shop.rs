@@ -65,6 +65,13 @@ impl Shop {
         pipeline
     }
 
+    /// Returns the settings of a process of this shop that runs beside the first one.
+    pub(crate) fn variables_beside(&self) -> Variables {
+        let mut variables = self.endpoints.variables.clone();
+        listen_on_free_ports(&mut variables);
+        variables
+    }
+
     /// Returns one value that the primary holds.
     pub(crate) async fn value(&self, sql: &str) -> String {
         let rows = self.admin.simple_query(sql).await.expect("the primary answers");
@@ -124,9 +131,13 @@ fn variables(of_stack: &Variables, name: &str) -> Variables {
     variables.insert("HIGHWATER_SOURCE_TOPIC_PREFIX".to_owned(), name.to_owned());
     let spill = SHOPS.path().join("spill").to_string_lossy().into_owned();
     variables.insert("HIGHWATER_CAPTURE_SPILL_FOLDER".to_owned(), spill);
+    listen_on_free_ports(&mut variables);
+    variables
+}
+
+fn listen_on_free_ports(variables: &mut Variables) {
     for listener in ["HIGHWATER_OPERATE_LISTEN", "HIGHWATER_STOREFRONT_LISTEN"] {
         let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         variables.insert(listener.to_owned(), free.expect("a free port").to_string());
     }
-    variables
 }
