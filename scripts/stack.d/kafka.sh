@@ -9,7 +9,7 @@ KAFKA_LIBS=$ROOT/build/kafka-$KAFKA_VERSION/libs
 kafka_command() {
     local heap=$1
     shift
-    printf '%s\n' java "-Xmx$heap" -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -XX:-UsePerfData "-Djava.io.tmpdir=$DIR/tmp" \
+    printf '%s\n' java "-Xms$heap" "-Xmx$heap" -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -XX:-UsePerfData "-Djava.io.tmpdir=$DIR/tmp" \
         "-Dlog4j2.configurationFile=$ROOT/scripts/kafka/log4j2.properties" -cp "$KAFKA_LIBS/*" "$@"
 }
 
@@ -37,6 +37,8 @@ offsets.topic.num.partitions=4
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=4
+# By default a quarter of the heap, which the collector would go through again and again.
+log.cleaner.dedupe.buffer.size=16777216
 CONF
 }
 

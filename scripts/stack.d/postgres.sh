@@ -128,6 +128,10 @@ start_replica() {
     local server=$1
     if [[ ! -d $DIR/$server ]]; then
         is_running primary || fail "$server is copied from the primary, which does not run; add primary to --servers"
+        # One copy at a time: the checkpoint of another copy may take the WAL away that a slot was just made for, and then the
+        # server ends the copy ("terminating connection due to administrator command").
+        exec 8>"$DIR/.copy.lock"
+        flock -w 60 8 || fail "another replica has been copied from the primary for more than 60 s"
         rm -rf "$DIR/$server.new"
         give_to_postgres "$DIR/$server.new" 0700
         sql_primary <<<"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '$server'" >/dev/null
@@ -136,6 +140,7 @@ start_replica() {
             fail_with_log "$server" "the primary could not be copied"
         "${AS_POSTGRES[@]}" touch "$DIR/$server.new/standby.signal"
         mv "$DIR/$server.new" "$DIR/$server"
+        exec 8>&-
     fi
     write_postgres_conf "$server"
     launch_postgres "$server"
