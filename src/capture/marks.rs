@@ -19,8 +19,6 @@ pub(super) struct Schedule {
     /// Time between two marks of any partitions.
     gap: Duration,
     last: Instant,
-    /// Partitions that get their next mark at once.
-    round: usize,
 }
 
 impl Schedule {
@@ -29,22 +27,11 @@ impl Schedule {
         let long_ago = now.checked_sub(IDLE).unwrap_or(now);
         let gap = pause / partitions.max(1);
         let sent = vec![(Bound::ZERO, long_ago); partitions as usize];
-        Self { sent, cursor: 0, pause, gap, last: long_ago, round: 0 }
-    }
-
-    /// Lets every partition have its next mark at once: at the beginning of a Kafka transaction, in which the first record of a
-    /// partition waits for the coordinator to take note of it. So all of them wait together, and no event does later.
-    pub(super) fn begin_round(&mut self) {
-        self.round = self.sent.len();
+        Self { sent, cursor: 0, pause, gap, last: long_ago }
     }
 
     /// Returns the partition that gets a mark with this bound now, if one is due. Call it again: several may be.
     pub(super) fn next(&mut self, bound: Bound, now: Instant) -> Option<usize> {
-        if let Some(left) = self.round.checked_sub(1) {
-            self.round = left;
-            self.sent[left] = (bound, now);
-            return Some(left);
-        }
         if now < self.last + self.gap {
             return None;
         }
@@ -91,18 +78,6 @@ mod tests {
             }
         }
         marks
-    }
-
-    #[test]
-    fn a_round_gives_every_partition_one_mark_at_once() {
-        let start = Instant::now();
-        let mut schedule = Schedule::new(24, PAUSE, start);
-        run(&mut schedule, start, PAUSE * 3, |_| bound(1));
-        schedule.begin_round();
-        let mut marked: Vec<usize> =
-            std::iter::from_fn(|| schedule.next(bound(2), start + PAUSE * 3)).take(24).collect();
-        marked.sort_unstable();
-        assert!(marked.into_iter().eq(0..24));
     }
 
     #[test]

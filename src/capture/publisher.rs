@@ -31,6 +31,10 @@ pub(super) const QUEUE_BYTES: usize = 16 * 1024 * 1024;
 const EVENTS_GATHER: Duration = Duration::from_millis(20);
 /// How often it is looked whether a commit is done.
 const COMMIT_LOOK: Duration = Duration::from_millis(5);
+/// How long the end of a Kafka transaction waits for a moment at which no record is on its way.
+const QUIET_PATIENCE: Duration = Duration::from_millis(50);
+/// How often it is looked for that moment.
+pub(super) const QUIET_LOOK: Duration = Duration::from_millis(1);
 
 /// Writes to the topics.
 pub(super) struct Publisher {
@@ -47,9 +51,9 @@ pub(super) struct Publisher {
     /// The Kafka transaction that is being committed: what the topics hold then, and since when.
     committing: Option<(Bound, Instant)>,
     opened: Option<Instant>,
+    /// Since when the open Kafka transaction is to end.
+    ending: Option<Instant>,
     records: usize,
-    /// Whether the open Kafka transaction has state events: more are to be expected then.
-    busy: bool,
     mark_bytes: Vec<u8>,
     events: Gathered,
     history: Gathered,
@@ -102,8 +106,8 @@ impl Publisher {
             committing: None,
             progress,
             opened: None,
+            ending: None,
             records: 0,
-            busy: false,
             mark_bytes: Vec::with_capacity(512),
             events: Gathered::new(EVENTS_GATHER),
             history: Gathered::new(settings.history_gather),
@@ -156,7 +160,6 @@ impl Publisher {
             }
             return Ok(());
         }
-        self.busy = true;
         if self.events.push(draft, Instant::now) {
             self.send_events()?;
         }
@@ -169,7 +172,16 @@ impl Publisher {
         self.send_all(drafts)
     }
 
+    /// Hands the history that was gathered to the producer, behind that of the turn before.
     fn send_history(&mut self) -> Result<(), Error> {
+        let deadline = Instant::now() + self.timeout;
+        while !self.producer.is_delivered() {
+            if Instant::now() >= deadline {
+                let reason = format!("history is undelivered since {:?}", self.timeout);
+                return Err(ProducerError::Transient { reason }.into());
+            }
+            self.note_commit(QUIET_LOOK)?;
+        }
         let drafts = self.history.take();
         self.send_all(drafts)
     }
@@ -271,7 +283,7 @@ impl Publisher {
         if self.events.is_due(now) {
             self.send_events()?;
         }
-        if self.history.is_due(now) {
+        if self.history.is_due(now) && self.producer.is_delivered() {
             self.send_history()?;
         }
         self.producer.active().poll();
@@ -284,26 +296,33 @@ impl Publisher {
         self.producer.active().in_flight() < QUEUE_RECORDS / 4 * 3
     }
 
+    /// Tells whether the Kafka transaction, which is to end, should end now: when no record is on its way, so that nobody
+    /// waits for the last ones, or when such a moment does not come.
+    pub(super) fn is_time_to_end(&mut self, now: Instant) -> bool {
+        let since = *self.ending.get_or_insert(now);
+        self.in_flight() == 0 || now >= since + QUIET_PATIENCE
+    }
+
     /// Ends the Kafka transaction: what was sent is committed together with the progress that it makes, in the background.
+    ///
+    /// State events of the next one may follow at once, so that those of this one must be on the brokers now. History and
+    /// progress need not: the next history waits for [`AlternatingProducer::is_delivered`], the next progress for the commit.
     pub(super) fn end_transaction(&mut self) -> Result<(), Error> {
         if self.opened.is_none() {
             return Ok(());
         }
+        self.settle()?;
         self.send_events()?;
+        self.producer.active().drain(self.timeout)?;
         self.send_history()?;
         let record = serde_json::to_vec(&self.progress).map_err(|error| Error::Unexpected(error.to_string()))?;
         self.producer.active().send(&self.names.progress, 0, self.source.as_bytes(), Some(&record), &[])?;
-        self.settle()?;
         self.producer.end(self.timeout)?;
         self.committing = Some((self.progress.bound, Instant::now()));
         histogram!("highwater_capture_transaction_records").record(as_f64(self.records as u64));
         self.opened = None;
+        self.ending = None;
         self.records = 0;
-        if std::mem::take(&mut self.busy) {
-            // Not where nothing comes: a partition that always holds something uncommitted never ends for those who wait for
-            // commits.
-            self.marks.begin_round();
-        }
         Ok(())
     }
 
@@ -331,7 +350,9 @@ impl Publisher {
     /// Returns by when [`Self::poll`] has something to do, but for delivery reports.
     pub(super) fn next_poll(&self, now: Instant) -> Option<Instant> {
         let committing = self.committing.map(|_| now + COMMIT_LOOK);
-        [self.events.due(), self.history.due(), committing].into_iter().flatten().min()
+        let ending = self.ending.map(|_| now + QUIET_LOOK);
+        let history = self.history.due().filter(|_| self.producer.is_delivered());
+        [self.events.due(), history, committing, ending].into_iter().flatten().min()
     }
 
     fn begin_if_needed(&mut self) -> Result<(), Error> {

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::error::Error;
 use super::marks::IDLE;
 use super::measures::Measures;
+use super::publisher::QUIET_LOOK;
 use super::replay::begin_of;
 use super::session::Session;
 use super::settings::Settings;
@@ -140,7 +141,7 @@ impl<'a> Loop<'a> {
         }
         next = next.min(work.publisher.next_mark());
         if let Some((opened, _)) = work.publisher.open_transaction() {
-            next = next.min(opened + self.settings.transaction);
+            next = next.min((opened + self.settings.transaction).max(now + QUIET_LOOK));
         }
         if !work.snapshot.is_done() {
             next = next.min(now + Duration::from_millis(5));
@@ -157,15 +158,14 @@ impl<'a> Loop<'a> {
         self.measures.looked(work.inside, work.publisher.in_flight(), committed, now);
         work.advance_snapshot()?;
         if !work.inside {
-            let complete = work.complete();
-            work.publisher.mark(complete, now)?;
+            work.publisher.mark(work.complete(), now)?;
             if let Some((opened, records)) = work.publisher.open_transaction()
                 && (now >= opened + self.settings.transaction
                     || records >= self.settings.transaction_records
                     || work.snapshot.needs_commit(work.publisher.ended()))
+                && work.publisher.is_time_to_end(now)
             {
                 work.publisher.end_transaction()?;
-                work.publisher.mark(complete, now)?;
             }
         }
         if self.acknowledged.0 < self.session.work.publisher.committed().lsn() {

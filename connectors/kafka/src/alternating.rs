@@ -4,10 +4,14 @@
 //! transaction; until those stand it refuses the producer's next one (`CONCURRENT_TRANSACTIONS`), and librdkafka asks again
 //! only after 20 ms. Here the other producer has begun by then.
 //!
-//! Promise: records stand in each partition in the order in which they were sent, because a turn ends only when all of its
-//! records are on the brokers; and transactions commit in the order in which they ended, because a turn that ends waits for
-//! the commit of the one before.
+//! Promise: transactions commit in the order in which they ended, because a turn that ends waits for the commit of the one
+//! before. Records stand in each partition in the order in which they were sent, if the caller sees to it where turns meet:
+//! what was sent before [`TransactionalProducer::drain`] is on the brokers when the next turn begins; what is sent between
+//! that and [`AlternatingProducer::end`] is on its way still, so that the next turn sends to the same partitions only once
+//! [`AlternatingProducer::is_delivered`]. So records never wait for the last words of the turn before either.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,6 +25,8 @@ pub struct AlternatingProducer {
     active: TransactionalProducer,
     /// `None` while it commits.
     resting: Option<TransactionalProducer>,
+    /// Whether all records of the turns that ended are on the brokers.
+    delivered: Arc<AtomicBool>,
     commits: SyncSender<(TransactionalProducer, Duration)>,
     outcomes: Receiver<(TransactionalProducer, Result<(), ProducerError>)>,
 }
@@ -38,11 +44,13 @@ impl AlternatingProducer {
         };
         let (commits, to_commit) = sync_channel(1);
         let (ended, outcomes) = sync_channel(1);
+        let delivered = Arc::new(AtomicBool::new(true));
+        let told = Arc::clone(&delivered);
         thread::Builder::new()
             .name("commit".to_owned())
-            .spawn(move || commit_each(&to_commit, &ended))
+            .spawn(move || commit_each(&to_commit, &told, &ended))
             .map_err(|error| Error::Refused { what: "start a thread".to_owned(), reason: error.to_string() })?;
-        Ok(Self { active: producer(0)?, resting: Some(producer(1)?), commits, outcomes })
+        Ok(Self { active: producer(0)?, resting: Some(producer(1)?), delivered, commits, outcomes })
     }
 
     /// Takes both transactional ids: fences every predecessor and aborts what it left open.
@@ -66,21 +74,29 @@ impl AlternatingProducer {
         &mut self.active
     }
 
-    /// Ends the open transaction: waits until its records are on the brokers, then commits it in the background. The next
-    /// one can begin at once; [`Self::committed`] tells the outcome.
+    /// Ends the open transaction: in the background, waits until its records are on the brokers and commits it. The next one
+    /// can begin at once; [`Self::committed`] tells the outcome.
     ///
     /// # Errors
     ///
-    /// As [`TransactionalProducer::drain`]. Nothing was ended then.
+    /// As [`TransactionalProducer::check`]. Nothing was ended then.
     ///
     /// # Panics
     ///
     /// If the commit before is not known to be done.
     pub fn end(&mut self, timeout: Duration) -> Result<(), ProducerError> {
-        self.active.drain(timeout)?;
+        self.active.check()?;
         let next = self.resting.take().expect("the outcome of the commit before was not taken");
         let ended = std::mem::replace(&mut self.active, next);
+        self.delivered.store(false, Ordering::Release);
         self.commits.send((ended, timeout)).map_err(|_| no_thread())
+    }
+
+    /// Tells whether all records of the turns that ended are on the brokers. It stays false where that fails, which
+    /// [`Self::committed`] tells.
+    #[must_use]
+    pub fn is_delivered(&self) -> bool {
+        self.delivered.load(Ordering::Acquire)
     }
 
     /// Tells whether the transaction that was ended last is committed, waiting for that up to `wait`.
@@ -121,20 +137,28 @@ const TAKEOVER: Duration = Duration::from_millis(30);
 /// The committing thread: ends with its owner.
 fn commit_each(
     commits: &Receiver<(TransactionalProducer, Duration)>,
+    delivered: &AtomicBool,
     outcomes: &SyncSender<(TransactionalProducer, Result<(), ProducerError>)>,
 ) {
     while let Ok((mut producer, timeout)) = commits.recv() {
-        thread::sleep(TAKEOVER);
         let deadline = Instant::now() + timeout;
-        let outcome = loop {
-            match producer.commit(timeout) {
-                // The outcome is open: only asking again tells.
-                Err(ProducerError::Transient { .. }) if Instant::now() < deadline => {}
-                outcome => break outcome,
-            }
-        };
+        let outcome = producer.drain(timeout).and_then(|()| {
+            delivered.store(true, Ordering::Release);
+            thread::sleep(TAKEOVER);
+            commit(&mut producer, timeout, deadline)
+        });
         if outcomes.send((producer, outcome)).is_err() {
             return;
+        }
+    }
+}
+
+fn commit(producer: &mut TransactionalProducer, timeout: Duration, deadline: Instant) -> Result<(), ProducerError> {
+    loop {
+        match producer.commit(timeout) {
+            // The outcome is open: only asking again tells.
+            Err(ProducerError::Transient { .. }) if Instant::now() < deadline => {}
+            outcome => return outcome,
         }
     }
 }

@@ -86,9 +86,13 @@ fn drain(producer: &TransactionalProducer) {
 }
 
 fn reader(isolation: Isolation, topic: &str, offset: i64) -> Consumer {
+    reader_of(isolation, topic, 0, offset)
+}
+
+fn reader_of(isolation: Isolation, topic: &str, partition: i32, offset: i64) -> Consumer {
     let mut consumer =
         Consumer::new(&connection(), ConsumerSettings::new("broker-tests", isolation)).expect("a consumer");
-    consumer.assign(&[Start { topic: topic.to_owned(), partition: 0, offset }]).expect("assign");
+    consumer.assign(&[Start { topic: topic.to_owned(), partition, offset }]).expect("assign");
     consumer
 }
 
@@ -176,18 +180,26 @@ fn send_turn(producer: &mut AlternatingProducer, topic: &str, value: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn producers_that_take_turns_keep_the_order_and_send_while_the_turn_before_commits() {
-    let topic = topic(1).await;
+    let topic = topic(2).await;
     let mut producer = alternating(&fresh("id"));
     let turns: Vec<String> = (0..20).map(|turn| turn.to_string()).collect();
+    let mut under_way = 0;
     for turn in &turns {
-        // Sent before the outcome of the turn before is asked for.
+        // Sent before the outcome of the turn before is asked for, and before its last records are known to be there.
         send_turn(&mut producer, &topic, turn);
-        assert!(producer.committed(TIMEOUT).expect("a commit"));
+        under_way += u32::from(!producer.is_delivered());
+        drain(producer.active());
+        assert!(producer.committed(TIMEOUT).expect("a commit") && producer.is_delivered());
+        // What comes behind the drain goes where the next turn sends nothing before it is delivered.
+        producer.active().send(&topic, 1, b"key", Some(turn.as_bytes()), &[]).expect("send");
         producer.end(TIMEOUT).expect("end");
     }
+    assert!(under_way > 0, "no turn began while the one before was under way");
     assert!(producer.committed(TIMEOUT).expect("a commit"));
     for isolation in [Isolation::ReadUncommitted, Isolation::ReadCommitted] {
-        assert_eq!(values(&read_all(&mut reader(isolation, &topic, 0)).await), turns);
+        for partition in 0..2 {
+            assert_eq!(values(&read_all(&mut reader_of(isolation, &topic, partition, 0)).await), turns);
+        }
     }
 }
 

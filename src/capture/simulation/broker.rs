@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::source::Event;
-use super::{PARTITIONS, PROGRESS};
+use super::{ALL, PROGRESS};
 use crate::capture::progress::Progress;
 use crate::position::Bound;
 
@@ -56,10 +56,10 @@ struct Coordinator {
 
 #[derive(Default)]
 pub(super) struct Broker {
-    /// The state partitions, and behind them that of the progress.
-    pub(super) logs: [Vec<Record>; PARTITIONS + 1],
+    /// One for each partition.
+    pub(super) logs: [Vec<Record>; ALL],
     /// Nothing below is open (the last stable offset), by partition.
-    stable: [usize; PARTITIONS + 1],
+    stable: [usize; ALL],
     ids: [Coordinator; 2],
 }
 

@@ -27,8 +27,12 @@ use source::Source;
 
 /// State partitions: one of each family.
 const PARTITIONS: usize = 3;
-/// Where the progress stands, behind them.
-const PROGRESS: usize = PARTITIONS;
+/// Behind them, where the history of all changes stands.
+const HISTORY: usize = PARTITIONS;
+/// Behind it, where the progress stands.
+const PROGRESS: usize = HISTORY + 1;
+/// All partitions.
+const ALL: usize = PROGRESS + 1;
 const SYSTEM: &str = "7";
 /// How many histories run where nobody asks for more.
 const HISTORIES: u64 = 5_000;
@@ -44,6 +48,7 @@ enum Mutation {
     IgnoreFailedDeliveries,
     TakeRecordsBehindAGap,
     SplitSourceTransactions,
+    SendHistoryAtOnce,
 }
 
 /// Everything that outlives a process.
@@ -140,7 +145,7 @@ impl World {
             0..70 => {}
             70..78 => {
                 let id = random.random_range(0..2);
-                servers.broker.write_marker(id, random.random_range(0..=PARTITIONS));
+                servers.broker.write_marker(id, random.random_range(0..ALL));
             }
             78..82 => arrive(servers, random),
             _ if servers.calm => {}
@@ -196,7 +201,7 @@ impl World {
             return Err(violation);
         }
         let from = self.servers.began.map_or(u64::MAX, Bound::lsn);
-        for partition in 0..PARTITIONS {
+        for partition in 0..=HISTORY {
             let expected = self.servers.source.expected(from, partition);
             let log = &self.servers.broker.logs[partition];
             readers::check(log, &expected, &mut self.random)
@@ -295,4 +300,9 @@ fn the_simulation_finds_a_broker_that_takes_records_behind_a_gap() {
 #[test]
 fn the_simulation_finds_a_kafka_transaction_that_ends_inside_a_source_transaction() {
     finds(Mutation::SplitSourceTransactions);
+}
+
+#[test]
+fn the_simulation_finds_history_that_is_sent_before_that_of_the_last_turn_is_delivered() {
+    finds(Mutation::SendHistoryAtOnce);
 }

@@ -6,7 +6,8 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 
 use super::broker::{Content, Refused, Ticket};
-use super::{Mutation, PARTITIONS, Servers};
+use super::session::Ended;
+use super::{ALL, HISTORY, Mutation, Servers};
 use crate::position::Bound;
 
 /// What became of a commit.
@@ -33,15 +34,15 @@ struct Pending {
     appended: bool,
 }
 
-type Queues<T> = [VecDeque<T>; PARTITIONS + 1];
+type Queues<T> = [VecDeque<T>; ALL];
 
 pub(super) struct Producer {
     pub(super) ticket: Ticket,
     queues: Queues<Pending>,
     /// A record was given up in this partition: the broker refuses what follows it (`OUT_OF_ORDER_SEQUENCE_NUMBER`).
-    stuck: [bool; PARTITIONS + 1],
-    pub(super) failed: bool,
-    pub(super) fenced: bool,
+    stuck: [bool; ALL],
+    failed: bool,
+    fenced: bool,
 }
 
 impl Producer {
@@ -55,6 +56,21 @@ impl Producer {
 
     pub(super) fn is_drained(&self) -> bool {
         self.queues.iter().all(VecDeque::is_empty)
+    }
+
+    /// Fails where a record can never be delivered.
+    pub(super) fn check(&self, servers: &Servers) -> Result<(), Ended> {
+        match servers.mutation {
+            _ if self.fenced => Err(Ended::Fenced),
+            Some(Mutation::IgnoreFailedDeliveries) => Ok(()),
+            _ if self.failed => Err(Ended::Failed),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells whether nothing is on its way that the next turn could overtake: of history and progress it waits itself.
+    pub(super) fn may_rest(&self) -> bool {
+        self.queues[..HISTORY].iter().all(VecDeque::is_empty)
     }
 
     pub(super) fn can_deliver(&self, partition: usize) -> bool {
@@ -112,7 +128,7 @@ impl InFlight {
             let _ = servers.broker.commit(self.ticket);
             return;
         }
-        let partition = random.random_range(0..=PARTITIONS);
+        let partition = random.random_range(0..ALL);
         if let Some(content) = self.records[partition].front() {
             match servers.broker.append(self.ticket, partition, content.clone()) {
                 Err(Refused::Busy) => {}

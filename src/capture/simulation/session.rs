@@ -9,7 +9,8 @@ use rand::rngs::SmallRng;
 
 use super::broker::{Content, Refused, Ticket};
 use super::producer::{Committing, Outcome, Producer};
-use super::{Mutation, PARTITIONS, PROGRESS, Servers};
+use super::source::Event;
+use super::{ALL, HISTORY, Mutation, PROGRESS, Servers};
 use crate::capture::marks::Schedule;
 use crate::capture::progress::Progress;
 use crate::events::mapping::spec::Family;
@@ -40,10 +41,12 @@ pub(super) struct Session {
     committed: Bound,
     acknowledged: u64,
     schedule: Schedule,
+    /// History that waits for more of it.
+    history: Vec<Event>,
     producers: [Producer; 2],
     active: usize,
     opened: bool,
-    /// The progress record is sent; the turn ends once all is delivered.
+    /// The turn ends once its state events are delivered.
     ending: bool,
     committing: Vec<Committing>,
     /// A commit of the source that is being sent, and its next event.
@@ -60,6 +63,7 @@ impl Session {
             acknowledged: progress.bound.lsn(),
             progress,
             schedule: Schedule::new(3, Duration::from_millis(50), now),
+            history: Vec::new(),
             producers: tickets.map(Producer::new),
             active: 0,
             opened: false,
@@ -78,7 +82,8 @@ impl Session {
             4 => self.hear(servers, random),
             _ if self.ending => self.end_turn(servers, random)?,
             5 | 6 => self.read(servers)?,
-            7 => self.mark(now),
+            7 if random.random_bool(0.5) => self.mark(now),
+            7 => self.send_history(servers),
             8 => self.begin_to_end(servers),
             _ => self.look_around(servers, random)?,
         }
@@ -111,6 +116,7 @@ impl Session {
                     return Ok(());
                 }
                 self.producers[self.active].send(event.partition, Content::Event(*event));
+                self.history.extend(event.in_history());
                 if event.live {
                     self.progress.count(Family::ALL[event.partition], 0);
                 }
@@ -158,13 +164,18 @@ impl Session {
         self.opened
     }
 
+    /// History is sent behind that of the turn before.
+    fn send_history(&mut self, servers: &Servers) {
+        let delivered = self.producers[1 - self.active].is_drained();
+        if delivered || servers.mutation == Some(Mutation::SendHistoryAtOnce) {
+            let producer = &mut self.producers[self.active];
+            self.history.drain(..).for_each(|event| producer.send(HISTORY, Content::Event(event)));
+        }
+    }
+
     fn begin_to_end(&mut self, servers: &Servers) {
         let between = self.inside.is_none() || servers.mutation == Some(Mutation::SplitSourceTransactions);
-        if self.opened && between {
-            let record = Content::Progress(Rc::new(self.progress.clone()));
-            self.producers[self.active].send(PROGRESS, record);
-            self.ending = true;
-        }
+        self.ending = self.opened && between;
     }
 
     fn end_turn(&mut self, servers: &Servers, random: &mut SmallRng) -> Result<(), Ended> {
@@ -172,8 +183,11 @@ impl Session {
         self.check(servers)?;
         let settled = self.committing.is_empty() || servers.mutation == Some(Mutation::CommitOutOfTurn);
         let delivered =
-            self.producers[self.active].is_drained() || servers.mutation == Some(Mutation::EndTurnsBeforeDelivery);
+            self.producers[self.active].may_rest() || servers.mutation == Some(Mutation::EndTurnsBeforeDelivery);
         if settled && delivered {
+            self.send_history(servers);
+            let record = Content::Progress(Rc::new(self.progress.clone()));
+            self.producers[self.active].send(PROGRESS, record);
             let eagerness = random.random_range(0.02..1.0);
             let committing = Committing { producer: self.active, bound: self.progress.bound, eagerness, outcome: None };
             self.committing.push(committing);
@@ -203,13 +217,7 @@ impl Session {
     }
 
     fn check(&self, servers: &Servers) -> Result<(), Ended> {
-        match &self.producers[self.active] {
-            producer if producer.fenced => Err(Ended::Fenced),
-            producer if producer.failed && servers.mutation != Some(Mutation::IgnoreFailedDeliveries) => {
-                Err(Ended::Failed)
-            }
-            _ => Ok(()),
-        }
+        self.producers[self.active].check(servers)
     }
 
     fn note_commits(&mut self) -> Result<(), Ended> {
@@ -226,8 +234,8 @@ impl Session {
 
     /// The client delivers the oldest record of some partition.
     fn deliver(&mut self, servers: &mut Servers, random: &mut SmallRng) {
-        let first = random.random_range(0..2 * (PARTITIONS + 1));
-        let places = (0..2 * (PARTITIONS + 1)).map(|at| (first + at) % (2 * (PARTITIONS + 1)));
+        let first = random.random_range(0..2 * ALL);
+        let places = (0..2 * ALL).map(|at| (first + at) % (2 * ALL));
         let mut places = places.map(|at| (at % 2, at / 2));
         if let Some((producer, partition)) = places.find(|(producer, at)| self.producers[*producer].can_deliver(*at)) {
             self.producers[producer].deliver(partition, servers, random);
@@ -242,6 +250,9 @@ impl Session {
         let at = random.random_range(0..self.committing.len());
         let committing = &mut self.committing[at];
         let producer = &self.producers[committing.producer];
+        if let Err(ended) = producer.check(servers) {
+            committing.outcome = Some(if matches!(ended, Ended::Fenced) { Outcome::Fenced } else { Outcome::Unknown });
+        }
         if committing.outcome.is_some() || !producer.is_drained() || !random.random_bool(committing.eagerness) {
             return;
         }

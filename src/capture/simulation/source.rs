@@ -3,7 +3,7 @@
 use rand::Rng;
 use rand::rngs::SmallRng;
 
-use super::PARTITIONS;
+use super::{HISTORY, PARTITIONS};
 use crate::position::{Bound, Position};
 
 /// One event of one partition. Several share a Position: two entries of a table, or a delete and its tombstone.
@@ -14,6 +14,14 @@ pub(super) struct Event {
     pub(super) id: &'static str,
     /// Whether marks count it.
     pub(super) live: bool,
+}
+
+impl Event {
+    /// Returns what the history says of the change, with its first event.
+    pub(super) fn in_history(self) -> Option<Self> {
+        let first = !["tombstone", "list"].contains(&self.id);
+        first.then_some(Self { partition: HISTORY, id: "history", ..self })
+    }
 }
 
 /// A transaction of the source.
@@ -123,6 +131,10 @@ impl Source {
     /// Returns what a partition must hold in the end, from where the slot was made.
     pub(super) fn expected(&self, from: u64, partition: usize) -> Vec<Event> {
         let commits = self.commits.iter().filter(|commit| commit.start >= from);
-        commits.flat_map(|commit| &commit.events).filter(|event| event.partition == partition).copied().collect()
+        let events = commits.flat_map(|commit| &commit.events).copied();
+        if partition == HISTORY {
+            return events.filter_map(Event::in_history).collect();
+        }
+        events.filter(|event| event.partition == partition).collect()
     }
 }
