@@ -28,6 +28,9 @@ const WARM_UP: Duration = Duration::from_secs(5);
 /// The same where the figures count.
 const CHECKED_WARM_UP: Duration = Duration::from_secs(30);
 const WARM_UP_RATE: u32 = 4;
+/// Then so long at the rate that is measured: what the warm-up gave the broker's compiler to do takes it some seconds more, on
+/// one of two cores.
+const COOL_DOWN: Duration = Duration::from_secs(10);
 /// How long the copies may take to show what the warm-up wrote.
 const WARMED_WITHIN: Duration = Duration::from_secs(30);
 /// How long the disk may take to write all that is waiting for it.
@@ -161,24 +164,38 @@ async fn live(
 async fn warm_up(endpoints: &Endpoints, options: &Options, ledger: &Arc<Ledger>, stop: &Stop) -> Result<()> {
     let time = if options.check { CHECKED_WARM_UP } else { WARM_UP };
     println!("warming up for {time:?}");
+    write_for(time, WARM_UP_RATE, endpoints, options, ledger, stop).await?;
+    if options.check {
+        settle().await;
+        write_for(COOL_DOWN, 1, endpoints, options, ledger, stop).await?;
+    }
+    Ok(())
+}
+
+/// Writes at a multiple of the rate, then waits for every copy.
+async fn write_for(
+    time: Duration,
+    times_the_rate: u32,
+    endpoints: &Endpoints,
+    options: &Options,
+    ledger: &Arc<Ledger>,
+    stop: &Stop,
+) -> Result<()> {
     let write::Options { rate, seed, .. } = options.writes;
-    let writes =
-        write::Options { rate: rate.saturating_mul(WARM_UP_RATE), seed: seed.wrapping_add(1), ..options.writes };
-    let warming = Writers::start(endpoints, writes, Some(Arc::clone(ledger))).await?;
+    let (rate, seed) = (rate.saturating_mul(times_the_rate), seed.wrapping_add(times_the_rate.into()));
+    let writers =
+        Writers::start(endpoints, write::Options { rate, seed, ..options.writes }, Some(Arc::clone(ledger))).await?;
     tokio::select! {
         () = tokio::time::sleep(time) => {}
         () = stop.asked() => {}
     }
-    warming.stop().await?;
+    writers.stop().await?;
     let deadline = Instant::now() + WARMED_WITHIN;
     while Copy::ALL.into_iter().any(|copy| ledger.missing(copy, Duration::ZERO) > 0) && Instant::now() < deadline {
         tokio::select! {
             () = tokio::time::sleep(Duration::from_millis(50)) => {}
             () = stop.asked() => return Ok(()),
         }
-    }
-    if options.check {
-        settle().await;
     }
     Ok(())
 }
