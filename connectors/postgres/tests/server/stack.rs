@@ -91,7 +91,7 @@ impl Server {
     pub(crate) fn allow(&self, rules: &str) {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let turn = ONE_AT_A_TIME.lock();
-        let path = self.folder.join("conf/pg_hba.conf");
+        let path = self.folder.join("conf/primary.hba.conf");
         let others = std::fs::read_to_string(&path).expect("the server's rules");
         write(&path, &format!("{rules}\n{others}"));
         drop(turn);
