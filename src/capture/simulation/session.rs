@@ -166,7 +166,8 @@ impl Session {
 
     /// History is sent behind that of the turn before.
     fn send_history(&mut self, servers: &Servers) {
-        let delivered = self.producers[1 - self.active].is_drained();
+        let before = &self.producers[1 - self.active];
+        let delivered = before.is_drained() && before.check(servers).is_ok();
         if delivered || servers.mutation == Some(Mutation::SendHistoryAtOnce) {
             let producer = &mut self.producers[self.active];
             self.history.drain(..).for_each(|event| producer.send(HISTORY, Content::Event(event)));
@@ -272,7 +273,9 @@ impl Session {
     pub(super) fn die(self, servers: &mut Servers, random: &mut SmallRng) {
         for (number, producer) in self.producers.into_iter().enumerate() {
             let committing = self.committing.iter().any(|c| c.producer == number && c.outcome.is_none());
-            let commits = committing && producer.is_drained() && random.random_bool(0.5);
+            // Nothing is committed of which a record was given up.
+            let commits = committing && producer.is_drained() && producer.check(servers).is_ok();
+            let commits = commits && random.random_bool(0.5);
             servers.in_flight.push(producer.into_flight(commits, random));
         }
     }
