@@ -8,7 +8,7 @@ use highwater_demo::Endpoints;
 
 use crate::backlog::{self, fill, progress_at};
 use crate::cost::{Cost, Meter, Watched, now_us};
-use crate::report::{Median, grouped, provenance, table};
+use crate::report::{grouped, provenance, table};
 use crate::rounds::{Outcome, take_turns};
 use crate::source::Path;
 use crate::tools::Tool;
@@ -110,9 +110,7 @@ fn section(bench: &Bench, outcomes: &[Outcome<Tool, Run>], arguments: &Arguments
                 return vec![outcome.tool.name(), outcome.why()];
             }
             let cell = |of: fn(&Run) -> f64, digits: usize| {
-                outcome.median(of).map_or_else(String::new, |Median { middle, least, most }| {
-                    format!("{middle:.digits$} ({least:.digits$}–{most:.digits$})")
-                })
+                outcome.median(of).map_or_else(String::new, |median| median.spread(digits))
             };
             vec![
                 outcome.tool.name(),

@@ -16,7 +16,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::backlog::{self, ORIGIN};
 use crate::cost::{Cost, Meter, Watched, now_us};
-use crate::report::{Median, provenance, table};
+use crate::report::{provenance, table};
 use crate::rounds::{Outcome, take_turns};
 use crate::source::Path;
 use crate::tools::Tool;
@@ -215,11 +215,7 @@ fn section(bench: &Bench, outcomes: &[Outcome<Tool, Run>], arguments: &Arguments
             if outcome.failure.is_some() {
                 return vec![outcome.tool.name(), outcome.why()];
             }
-            let cell = |of: fn(&Run) -> f64| {
-                outcome.median(of).map_or_else(String::new, |Median { middle, least, most }| {
-                    format!("{middle:.2} ({least:.2}–{most:.2})")
-                })
-            };
+            let cell = |of: fn(&Run) -> f64| outcome.median(of).map_or_else(String::new, |median| median.spread(2));
             vec![
                 outcome.tool.name(),
                 cell(|run| percentile(&run.uncommitted, 0.50)),

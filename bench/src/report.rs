@@ -26,6 +26,12 @@ impl Median {
         let middle = f64::midpoint(sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
         Some(Self { middle, least, most })
     }
+
+    /// Shows all three: `2.0 (1.0–3.0)`.
+    pub(crate) fn spread(self, digits: usize) -> String {
+        let Self { middle, least, most } = self;
+        format!("{middle:.digits$} ({least:.digits$}–{most:.digits$})")
+    }
 }
 
 /// Lays out a table in Markdown.

@@ -77,10 +77,8 @@ async fn the_slot_is_measured_also_by_a_capture_that_stands_by() {
     assert!(first.terminate().success());
 
     // Somebody else holds the slot, and reads nothing.
-    let mut variables = shop.endpoints.variables.clone();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    let operate = free.expect("a free port").to_string();
-    variables.insert("HIGHWATER_OPERATE_LISTEN".to_owned(), operate.clone());
+    let variables = shop.variables_beside();
+    let operate = variables["HIGHWATER_OPERATE_LISTEN"].clone();
     let holder = shop.pipeline(&["capture"]).await;
     let standby = Pipeline::start_with(&shop, &["capture"], &variables);
     eventually("the one that stands by measures", async || {
