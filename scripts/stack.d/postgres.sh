@@ -3,8 +3,11 @@
 
 # Debian keeps each major version's programs in a folder of its own; the oldest that is new enough is taken.
 PG_BIN=${HIGHWATER_STACK_PG_BIN:-}
+# Where psql, pg_isready and pg_basebackup are: not every folder of a server has them.
+PG_CLIENT_BIN=$PG_BIN
 for folder in /usr/lib/postgresql/1[5-9]/bin; do
     if [[ -z $PG_BIN && -x $folder/postgres ]]; then PG_BIN=$folder; fi
+    if [[ ! -x $PG_CLIENT_BIN/psql ]]; then PG_CLIENT_BIN=$folder; fi
 done
 
 require_postgres() {
@@ -74,7 +77,7 @@ hot_standby_feedback = on
 CONF
     [[ $server == primary ]] || cat >>"$DIR/conf/$server.conf" <<CONF
 primary_slot_name = '$server'
-primary_conninfo = 'host=$SOCKET_DIR port=${PORT[primary]} user=postgres application_name=$server'
+primary_conninfo = 'host=$SOCKET_DIR port=${PORT[primary]} user=postgres dbname=postgres application_name=$server'
 CONF
 }
 
@@ -121,7 +124,7 @@ SQL
 }
 
 sql_primary() {
-    "${AS_POSTGRES[@]}" "$PG_BIN/psql" -XqAt -v ON_ERROR_STOP=1 -h "$SOCKET_DIR" -p "${PORT[primary]}" -U postgres -d postgres
+    "${AS_POSTGRES[@]}" "$PG_CLIENT_BIN/psql" -XqAt -v ON_ERROR_STOP=1 -h "$SOCKET_DIR" -p "${PORT[primary]}" -U postgres -d postgres
 }
 
 start_replica() {
@@ -135,7 +138,7 @@ start_replica() {
         rm -rf "$DIR/$server.new"
         give_to_postgres "$DIR/$server.new" 0700
         sql_primary <<<"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '$server'" >/dev/null
-        "${AS_POSTGRES[@]}" "$PG_BIN/pg_basebackup" -h "$SOCKET_DIR" -p "${PORT[primary]}" -U postgres --checkpoint=fast --no-sync \
+        "${AS_POSTGRES[@]}" "$PG_CLIENT_BIN/pg_basebackup" -h "$SOCKET_DIR" -p "${PORT[primary]}" -U postgres --checkpoint=fast --no-sync \
             --create-slot --slot="$server" -D "$DIR/$server.new" >>"$DIR/log/$server.log" 2>&1 ||
             fail_with_log "$server" "the primary could not be copied"
         "${AS_POSTGRES[@]}" touch "$DIR/$server.new/standby.signal"
@@ -150,7 +153,7 @@ start_replica1() { start_replica replica1; }
 start_replica2() { start_replica replica2; }
 
 ready_postgres() {
-    "$PG_BIN/pg_isready" -q -t 2 -U postgres -d postgres -h "$SOCKET_DIR" -p "${PORT[$1]}"
+    "$PG_CLIENT_BIN/pg_isready" -q -t 2 -U postgres -d postgres -h "$SOCKET_DIR" -p "${PORT[$1]}"
 }
 
 ready_primary() { ready_postgres primary; }

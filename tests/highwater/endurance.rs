@@ -8,7 +8,7 @@ use highwater_demo::endpoints::Endpoints;
 use highwater_demo::write::{self, Writers};
 
 use crate::process::{Pipeline, highwater};
-use crate::shop::{Shop, eventually};
+use crate::shop::{Shop, eventually, size};
 use crate::stack::SHOPS;
 
 /// Topics and history; no worker runs.
@@ -70,12 +70,31 @@ async fn idle_tables_beside_a_busy_database_keep_no_log() {
     let busy = format!("{name}_busy");
     shop.admin.batch_execute(&format!("CREATE DATABASE {busy}")).await.expect("a database");
     let other = Endpoints::connect(&format!("{address}/{busy}")).await.expect("it answers");
-    write_unrelated(&other, "unrelated", 300).await;
+    write_unrelated(&other, "unrelated", size("HIGHWATER_UNRELATED_MIB", 300)).await;
     eventually("what is acknowledged follows", async || kept_for(&shop, "confirmed_flush_lsn").await < 1 << 20).await;
     eventually("what is kept follows", async || kept_for(&shop, "restart_lsn").await < 32 << 20).await;
     drop(other);
     assert!(pipeline.terminate().success(), "{}", pipeline.log());
     shop.admin.batch_execute(&format!("DROP DATABASE {busy} WITH (FORCE)")).await.expect("it goes");
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_killed_every_five_seconds_loses_and_doubles_nothing() {
+    let shop = Shop::open("broker", 200).await;
+    let mut pipeline = shop.pipeline(&["capture", "cache", "audit"]).await;
+    let options = write::Options { rate: 200, connections: 4, seed: 9 };
+    let writers = Writers::start(&shop.endpoints, options, None).await.expect("writers");
+    let mut next = tokio::time::interval(Duration::from_secs(5));
+    for _ in 0..size("HIGHWATER_BROKER_KILLS", 3) {
+        next.tick().await;
+        SHOPS.kill("kafka");
+        SHOPS.start("kafka");
+    }
+    writers.stop().await.expect("the writers stop");
+    let report = check::everything(&shop.endpoints, &check::Options::default()).await.expect("the check runs");
+    assert!(report.is_clean(), "{report}\n{}", pipeline.last_lines());
+    assert!(pipeline.terminate().success(), "{}", pipeline.last_lines());
     shop.close().await;
 }
 

@@ -1,23 +1,32 @@
 //! Nothing is lost and nothing doubled, whoever is killed and whenever.
 
+mod rows;
+
+use std::process::Command;
 use std::time::Duration;
 
 use highwater_demo::check;
+use highwater_demo::endpoints::Endpoints;
 use highwater_demo::write::{self, Writers};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::process::Pipeline;
-use crate::shop::Shop;
+use crate::shop::{Shop, eventually, size};
 use crate::stack::SHOPS;
 
-/// How often the pipeline is killed; `HIGHWATER_KILLS` asks for another number.
-fn kills() -> u32 {
-    std::env::var("HIGHWATER_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(30)
+/// Who dies beside every third pipeline, in turn. A walsender takes its server down with it, as every process of PostgreSQL does
+/// that is killed.
+const BESIDE: [&str; 10] =
+    ["kafka", "redis", "walsender", "kafka", "redis", "primary", "kafka", "redis", "walsender", "primary"];
+
+/// How often the pipeline is killed.
+fn kills() -> usize {
+    size("HIGHWATER_KILLS", 30) as usize
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killing_pipeline_kafka_and_redis_under_load_loses_nothing_and_doubles_nothing() {
+async fn killing_pipeline_kafka_redis_postgresql_and_walsender_under_load_loses_nothing_and_doubles_nothing() {
     let shop = Shop::open("kills", 500).await;
     let seed = std::env::var("HIGHWATER_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
     println!("HIGHWATER_SEED={seed} repeats the same moments");
@@ -26,44 +35,16 @@ async fn killing_pipeline_kafka_and_redis_under_load_loses_nothing_and_doubles_n
     let mut pipeline = shop.pipeline(&[]).await;
     let options = write::Options { rate: 200, connections: 4, seed };
     let writers = Writers::start(&shop.endpoints, options, None).await.expect("writers");
-    let kills = kills();
-    for kill in 0..kills {
+    for kill in 0..kills() {
         // From before it is ready to well after: every moment of a session has its turn.
         tokio::time::sleep(Duration::from_millis(random.random_range(50..2500))).await;
         pipeline.kill();
         pipeline = Pipeline::start(&shop, &[]);
-        // A server goes together with the pipeline's third, sixth, … death, in turn.
-        let server = match kill % (kills / 6).max(1) {
-            0 if kill % 2 == 0 => "kafka",
-            0 => "redis",
-            _ => continue,
-        };
-        tokio::time::sleep(Duration::from_millis(random.random_range(500..2000))).await;
-        SHOPS.kill(server);
-        SHOPS.start(server);
+        if kill % 3 == 0 {
+            tokio::time::sleep(Duration::from_millis(random.random_range(500..2000))).await;
+            kill_and_start(&shop, BESIDE[kill / 3 % BESIDE.len()]).await;
+        }
     }
-    nothing_is_lost(&shop, pipeline, writers).await;
-    shop.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn killing_the_primary_under_load_loses_nothing_and_doubles_nothing() {
-    let shop = Shop::open("primary", 500).await;
-    let pipeline = shop.pipeline(&[]).await;
-    let options = write::Options { rate: 200, connections: 4, seed: 5 };
-    let writers = Writers::start(&shop.endpoints, options, None).await.expect("writers");
-    for _ in 0..3 {
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        SHOPS.kill("primary");
-        SHOPS.start("primary");
-    }
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    nothing_is_lost(&shop, pipeline, writers).await;
-    shop.close().await;
-}
-
-/// Ends the load, and lets the checker compare every copy with the database.
-async fn nothing_is_lost(shop: &Shop, mut pipeline: Pipeline, writers: Writers) {
     pipeline.is_ready().await;
     let written = writers.stop().await.expect("the writers stop");
     assert!(written.committed > 500, "the load was too small to prove anything: {written:?}");
@@ -73,4 +54,26 @@ async fn nothing_is_lost(shop: &Shop, mut pipeline: Pipeline, writers: Writers) 
     let gaps = pipeline.log().lines().filter(|line| line.contains("between two marks")).count();
     assert_eq!(gaps, 0, "gaps were named that the check does not find");
     assert!(pipeline.terminate().success(), "{}", pipeline.last_lines());
+    shop.close().await;
+}
+
+async fn kill_and_start(shop: &Shop, victim: &'static str) {
+    if victim != "walsender" {
+        SHOPS.kill(victim);
+        return SHOPS.start(victim);
+    }
+    let slot = &shop.endpoints.variables["HIGHWATER_SOURCE_SLOT"];
+    let reading = format!("SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{slot}'");
+    let mut walsender = None;
+    eventually("somebody reads the slot", async || {
+        let Ok(client) = Endpoints::connect(&shop.endpoints.admin_database).await else { return false };
+        let Ok(row) = client.query_one(&reading, &[]).await else { return false };
+        walsender = row.get::<_, Option<i32>>(0);
+        walsender.is_some()
+    })
+    .await;
+    let pid = walsender.expect("a process id").to_string();
+    // It may be gone already, together with the pipeline's last session.
+    Command::new("kill").args(["-KILL", &pid]).status().expect("kill runs");
+    SHOPS.start("primary");
 }

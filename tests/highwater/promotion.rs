@@ -1,19 +1,31 @@
-//! A standby takes the primary's place: what the topics have of the lost primary alone is named, and does not stay.
+//! A standby takes the primary's place: capture goes on where it has the slot, and otherwise what the topics have of the lost
+//! primary alone is named, and does not stay.
 
 use std::time::Duration;
 
 use highwater_demo::check;
 use highwater_demo::endpoints::Endpoints;
+use highwater_demo::write::{self, Writers};
 
 use crate::process::{Pipeline, highwater};
 use crate::shop::{Shop, eventually};
-use crate::stack::{PROMOTED, Variables};
+use crate::stack::{FAILED_OVER, PROMOTED, Stack, Variables};
 
 /// The shop as its standby has it.
 fn on_the_standby(of_the_primary: &Variables) -> Variables {
     let (from, to) = (&of_the_primary["PRIMARY_PORT"], &of_the_primary["REPLICA1_PORT"]);
     let moved = |value: &String| value.replace(&format!(":{from}/"), &format!(":{to}/"));
     of_the_primary.iter().map(|(name, value)| (name.clone(), moved(value))).collect()
+}
+
+/// Starts the standby again, and makes it the primary.
+async fn promote(servers: &Stack, of_the_primary: &Variables) -> (Variables, Endpoints, tokio_postgres::Client) {
+    servers.start("replica1");
+    let variables = on_the_standby(of_the_primary);
+    let endpoints = Endpoints::from_variables(variables.clone()).expect("all addresses");
+    let promoted = Endpoints::connect(&endpoints.admin_database).await.expect("the standby answers");
+    promoted.batch_execute("SELECT pg_promote()").await.expect("a promotion");
+    (variables, endpoints, promoted)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -39,11 +51,7 @@ async fn what_only_a_lost_primary_had_is_named_after_a_promotion_and_no_copy_kee
     PROMOTED.kill("primary");
     assert!(pipeline.terminate().success(), "{}", pipeline.log());
 
-    PROMOTED.start("replica1");
-    let variables = on_the_standby(&variables);
-    let endpoints = Endpoints::from_variables(variables.clone()).expect("all addresses");
-    let promoted = Endpoints::connect(&endpoints.admin_database).await.expect("the standby answers");
-    promoted.batch_execute("SELECT pg_promote()").await.expect("a promotion");
+    let (variables, endpoints, promoted) = promote(&PROMOTED, &variables).await;
     let mut pipeline = Pipeline::start_with(&shop, &["capture", "cache"], &variables);
     pipeline.is_ready().await;
     promoted.batch_execute("UPDATE stock_levels SET current_stock = 5 WHERE part_id = 11").await.expect("life goes on");
@@ -56,4 +64,51 @@ async fn what_only_a_lost_primary_had_is_named_after_a_promotion_and_no_copy_kee
     assert!(letters.contains("changes from 00000001-") && letters.contains(" are missing: slot"), "{letters}");
     assert!(pipeline.terminate().success(), "{}", pipeline.log());
     PROMOTED.wipe();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_standby_has_the_slot_capture_goes_on_after_a_promotion_and_nothing_is_lost_or_doubled() {
+    FAILED_OVER.wipe();
+    FAILED_OVER.with(&["primary"]);
+    FAILED_OVER.copy_stopped_primary("replica1");
+    let admin = Endpoints::connect(&FAILED_OVER.with(&[])["ADMIN_DATABASE"]).await.expect("the primary answers");
+    admin.batch_execute("SELECT pg_create_physical_replication_slot('replica1', true)").await.expect("its slot");
+    let servers = ["primary", "replica1", "redis", "kafka"];
+    let shop = Shop::open_on(&FAILED_OVER, &servers, "failover", 300).await;
+    // What a standby needs so that it keeps the slot, and the primary, so that no capture is ahead of the standby.
+    admin.batch_execute("ALTER SYSTEM SET synchronized_standby_slots = 'replica1'").await.expect("a setting");
+    admin.batch_execute("SELECT pg_reload_conf()").await.expect("a reload");
+    let standby = Endpoints::from_variables(on_the_standby(&shop.endpoints.variables)).expect("all addresses");
+    let mut connected = None;
+    eventually("the standby has the shop", async || {
+        connected = Endpoints::connect(&standby.admin_database).await.ok();
+        connected.is_some()
+    })
+    .await;
+    let standby = connected.expect("a connection");
+    standby.batch_execute("ALTER SYSTEM SET sync_replication_slots = on").await.expect("a setting");
+    standby.batch_execute("SELECT pg_reload_conf()").await.expect("a reload");
+
+    let mut pipeline = shop.pipeline(&["capture", "cache", "audit"]).await;
+    check::caught_up(&shop.endpoints, Duration::from_mins(1)).await.expect("the first snapshot");
+    let options = write::Options { rate: 100, connections: 4, seed: 8 };
+    let writers = Writers::start(&shop.endpoints, options, None).await.expect("writers");
+    let slot = &shop.endpoints.variables["HIGHWATER_SOURCE_SLOT"];
+    let kept = format!("SELECT FROM pg_replication_slots WHERE slot_name = '{slot}' AND synced AND NOT temporary");
+    let is_kept = async || !standby.query(&kept, &[]).await.expect("the standby answers").is_empty();
+    eventually("the standby keeps the slot", is_kept).await;
+    drop(standby);
+    FAILED_OVER.kill("primary");
+    writers.stop().await.expect("the writers stop");
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+
+    let (variables, endpoints, promoted) = promote(&FAILED_OVER, &shop.endpoints.variables).await;
+    let mut pipeline = Pipeline::start_with(&shop, &["capture", "cache", "audit"], &variables);
+    pipeline.is_ready().await;
+    promoted.batch_execute("UPDATE stock_levels SET current_stock = 5 WHERE part_id = 11").await.expect("life goes on");
+    let report = check::everything(&endpoints, &check::Options::default()).await.expect("the check runs");
+    assert!(report.is_clean(), "{report}\n{}", pipeline.log());
+    assert!(!pipeline.log().contains("are missing"), "{}", pipeline.log());
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    FAILED_OVER.wipe();
 }

@@ -99,6 +99,11 @@ impl Shop {
     }
 }
 
+/// How large or long a test is: the number in this variable, which a run by hand sets, else what suits every run.
+pub(crate) fn size(variable: &str, usual: u32) -> u32 {
+    std::env::var(variable).map_or(usual, |size| size.parse().unwrap_or_else(|_| panic!("{variable}={size}: no number")))
+}
+
 /// Polls until the condition holds, and fails by its name if it does not within a minute.
 pub(crate) async fn eventually(condition: &str, holds: impl AsyncFnMut() -> bool) {
     assert!(within_a_minute(holds).await, "not within a minute: {condition}");

@@ -1,15 +1,13 @@
 //! Rows that stand in the tables already: read in chunks beside live writes, again where somebody asks for it or where changes
 //! are missing, and deleted in the topics where they vanished unseen.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use highwater_demo::check;
 use highwater_demo::write::{self, Writers};
-use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
 
 use crate::process::{Pipeline, highwater};
-use crate::shop::{Shop, eventually};
+use crate::shop::{Shop, eventually, size};
 use crate::stack::Variables;
 
 /// Only the newest state can be right: some changes never reached the topics.
@@ -38,35 +36,59 @@ async fn delete_unseen(shop: &Shop, statement: &str) {
     shop.admin.batch_execute(&unseen).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
 }
 
+/// Rows of the tables that are read.
+async fn rows(shop: &Shop) -> f64 {
+    let tables = ["parts", "stock_levels", "part_prices", "prices", "part_images", "part_specifications", "categories"];
+    let counts = tables.map(|table| format!("(SELECT count(*) FROM {table})"));
+    shop.value(&format!("SELECT {}", counts.join(" + "))).await.parse().expect("a number")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_beside_writes_and_kills_equals_the_database() {
-    let shop = Shop::open("chunks", 3000).await;
-    let seed = std::env::var("HIGHWATER_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
-    println!("HIGHWATER_SEED={seed} repeats the same moments");
-    let mut random = SmallRng::seed_from_u64(seed);
-    let variables = in_small_chunks(&shop);
-    let mut pipeline = Pipeline::start_with(&shop, &["capture", "cache"], &variables);
-    pipeline.is_ready().await;
-    let options = write::Options { rate: 500, connections: 4, seed };
+    // A run by hand takes more of both.
+    let parts = size("HIGHWATER_SNAPSHOT_PARTS", 3000);
+    let shop = Shop::open("chunks", parts.into()).await;
+    let mut variables = in_small_chunks(&shop);
+    variables.insert("HIGHWATER_CAPTURE_CHUNK_ROWS".to_owned(), (parts / 60).to_string());
+    let all = rows(&shop).await;
+    let (mut pipeline, mut read) = (Pipeline::start_with(&shop, &["capture", "cache"], &variables), 0.0);
+    // The slot stands before the first write, so that the history must hold every one of them.
+    let slot = format!("SELECT FROM pg_replication_slots WHERE slot_name = '{}'", variables["HIGHWATER_SOURCE_SLOT"]);
+    let stands = async || !shop.admin.query(&slot, &[]).await.expect("the primary answers").is_empty();
+    eventually("the slot stands", stands).await;
+    let options = write::Options { rate: size("HIGHWATER_SNAPSHOT_WRITES", 500), connections: 8, seed: 10 };
     let writers = Writers::start(&shop.endpoints, options, None).await.expect("writers");
-    for _ in 0..4 {
-        tokio::time::sleep(Duration::from_millis(random.random_range(200..1200))).await;
-        pipeline.kill();
-        pipeline = Pipeline::start_with(&shop, &["capture", "cache"], &variables);
-        pipeline.is_ready().await;
-    }
-    // While keys change, rows are deleted and come back.
-    let odd = "UPDATE part_images SET id = id + 1000000 WHERE part_id % 7 = 0; DELETE FROM part_prices WHERE part_id % 11 = 0;
+    // Keys change, rows are deleted and come back, while they are read.
+    let odd = "UPDATE part_images SET id = id + 100000000 WHERE part_id % 7 = 0; DELETE FROM part_prices WHERE part_id % 11 = 0;
         INSERT INTO part_prices (part_id, price_type, price) SELECT id, 'sale', 5 FROM parts WHERE id % 11 = 0;
         UPDATE part_specifications s SET part_id = s.part_id + 1, spec_name = s.spec_name || ' of the other' FROM parts p
           WHERE s.part_id % 13 = 0 AND p.id = s.part_id + 1";
-    shop.admin.batch_execute(odd).await.expect("odd changes");
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    writers.stop().await.expect("the writers stop");
-    let options = check::Options { audit: false, patience: Duration::from_mins(2), ..check::Options::default() };
-    is_right(&shop, &options, &pipeline.log()).await;
-    assert!(pipeline.log().matches("snapshot begins").count() > 1, "no kill came into the middle of the snapshot");
-    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    let mut odd = Some(odd);
+    for share in [0.1, 0.5, 0.9] {
+        let (deadline, mut newly) = (Instant::now() + Duration::from_mins(10), 0.0);
+        while read + newly < share * all {
+            assert!(Instant::now() < deadline, "{} of {all} rows are read", read + newly);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            newly = pipeline.metric("highwater_capture_snapshot_rows_total", "").await;
+        }
+        pipeline.kill();
+        read += newly;
+        println!("killed after {read} of {all} rows");
+        pipeline = Pipeline::start_with(&shop, &["capture", "cache"], &variables);
+        if let Some(odd) = odd.take() {
+            shop.admin.batch_execute(odd).await.expect("odd changes");
+        }
+    }
+    let done = "snapshot of a table is done";
+    pipeline.is_ready().await;
+    let written = writers.stop().await.expect("the writers stop");
+    println!("beside it: {written}");
+    let patience = Duration::from_mins(2) + Duration::from_secs(u64::from(parts / 1000));
+    let options = check::Options { audit: false, patience, ..check::Options::default() };
+    is_right(&shop, &options, &pipeline.last_lines()).await;
+    assert!(pipeline.log().contains(done), "{}", pipeline.last_lines());
+    assert!(pipeline.log().matches("snapshot begins").count() > 3, "a kill came behind the snapshot");
+    assert!(pipeline.terminate().success(), "{}", pipeline.last_lines());
     shop.close().await;
 }
 

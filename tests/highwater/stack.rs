@@ -16,19 +16,28 @@ pub(crate) static SHARED: Stack = Stack::new("build/test-stack");
 /// Servers of whole shops, which are killed now and then; one shop at a time uses them.
 pub(crate) static SHOPS: Stack = Stack::new("build/test-shops");
 
-/// Servers of the one shop whose primary is lost for good.
+/// Servers of the shops whose primary is lost for good.
 pub(crate) static PROMOTED: Stack = Stack::new("build/test-promotion");
+/// The same with a PostgreSQL that hands slots on to standbys.
+pub(crate) static FAILED_OVER: Stack = Stack::new("build/test-failover").of_postgres("17");
 
 /// Servers in a folder of their own.
 pub(crate) struct Stack {
     /// From the checkout's root.
     folder: &'static str,
+    /// Major version of a PostgreSQL that `scripts/install tests` brings; otherwise Debian's, or the one that is asked for.
+    postgres: Option<&'static str>,
     up: Mutex<BTreeSet<&'static str>>,
 }
 
 impl Stack {
     const fn new(folder: &'static str) -> Self {
-        Self { folder, up: Mutex::new(BTreeSet::new()) }
+        Self { folder, postgres: None, up: Mutex::new(BTreeSet::new()) }
+    }
+
+    const fn of_postgres(mut self, version: &'static str) -> Self {
+        self.postgres = Some(version);
+        self
     }
 
     /// Returns the variables once these servers are up.
@@ -77,12 +86,36 @@ impl Stack {
         self.run(&["start", server]);
     }
 
+    /// Copies the primary while it is stopped, and starts both: the copy is a standby of it.
+    ///
+    /// The programs that copy a running server do not come with every PostgreSQL.
+    pub(crate) fn copy_stopped_primary(&self, standby: &'static str) {
+        self.run(&["down"]);
+        let copied = Command::new("cp").arg("-a").arg(self.path().join("primary")).arg(self.path().join(standby)).status();
+        assert!(copied.expect("cp runs").success(), "the primary's folder is not copied");
+        std::fs::write(self.path().join(standby).join("standby.signal"), "").expect("the mark of a standby");
+        let mut up = self.up.lock().unwrap_or_else(PoisonError::into_inner);
+        self.run(&["up", "--servers", &format!("primary,{standby}")]);
+        *up = BTreeSet::from(["primary", standby]);
+    }
+
     fn run(&self, command: &[&str]) {
         let mut stack = Command::new(root().join("scripts/stack"));
+        if let Some(version) = self.postgres {
+            stack.env("HIGHWATER_STACK_PG_BIN", programs(version));
+        }
         let output = stack.args(command).arg("--dir").arg(self.folder).current_dir(root()).output();
         let output = output.unwrap_or_else(|error| panic!("scripts/stack does not run: {error}"));
         assert!(output.status.success(), "scripts/stack {command:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
+}
+
+/// Returns the folder of a PostgreSQL's programs.
+fn programs(version: &str) -> PathBuf {
+    let folders = std::fs::read_dir(root().join("build")).expect("the build folder").filter_map(Result::ok);
+    let of_version = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with(&format!("postgresql-{version}."));
+    let found = folders.filter(|folder| of_version(&folder.file_name())).map(|folder| folder.path().join("bin"));
+    found.max().unwrap_or_else(|| panic!("there is no PostgreSQL {version}: run `scripts/install tests`"))
 }
 
 /// Returns a name that no other test and no earlier run has, for topics, groups and keys.

@@ -13,7 +13,7 @@ use crate::shop::Shop;
 
 /// One change of a row.
 #[derive(Debug, Deserialize)]
-pub(super) struct Change {
+pub(crate) struct Change {
     pub(super) position: String,
     /// Of its transaction.
     pub(super) xid: String,
@@ -40,7 +40,7 @@ pub(super) async fn read(shop: &Shop) -> Vec<Change> {
 }
 
 /// Returns the changes of one transaction.
-pub(super) async fn of(shop: &Shop, xid: &str) -> Vec<Change> {
+pub(crate) async fn of(shop: &Shop, xid: &str) -> Vec<Change> {
     let mut changes = read(shop).await;
     changes.retain(|change| change.xid == xid);
     changes

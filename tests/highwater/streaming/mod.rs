@@ -1,7 +1,7 @@
 //! Transactions of any size: what the server streams before the commit is published once, whole, in commit order, and only
 //! what was not rolled back.
 
-mod history;
+pub(crate) mod history;
 
 use std::time::Duration;
 
