@@ -155,11 +155,14 @@ fn on_random_logs_the_decoder_says_what_two_others_say() {
     let subscription = Subscription::new(&server().socket("shop"), &workload.publication());
     workload.run(STEPS);
     let mut shapes = BTreeMap::new();
-    for (version, options) in modes(server().session().server_version()) {
+    let server_version = server().session().server_version();
+    for (version, options) in modes(server_version) {
         shapes.extend(compare(&peek(&subscription, version, options), version));
     }
     let found = |start: &str| shapes.keys().any(|shape| shape.starts_with(start));
-    let missing: Vec<_> = EXPECTED.iter().filter(|shape| !found(shape)).collect();
+    // PostgreSQL 18 leaves out what was aborted as a whole before it is read.
+    let left_out = |shape: &str| shape == "stream-abort-all" && server_version >= 180_000;
+    let missing: Vec<_> = EXPECTED.iter().filter(|shape| !found(shape) && !left_out(shape)).collect();
     assert!(missing.is_empty(), "this log has no {missing:?}, only {:?}", shapes.keys());
     for part in ["-null", "-unchanged", "-text", "-binary", "-streamed"] {
         assert!(shapes.keys().any(|shape| shape.contains(part)), "this log has no message with {part}");
