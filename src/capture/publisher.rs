@@ -23,9 +23,9 @@ use crate::events::mark::{Mark, write_mark};
 use crate::position::{Bound, Position};
 use crate::topics::Topics;
 
-/// Most records that wait for the brokers. More would only be memory: it is a tenth of a second's worth.
-pub(super) const QUEUE_RECORDS: usize = 20_000;
-/// Most bytes of them.
+/// Most records that wait for the brokers. More would only be memory: it is some 70 ms of a backlog's worth.
+pub(super) const QUEUE_RECORDS: usize = 10_000;
+/// Most bytes of them: as many as the largest record has, which would never find room in less.
 pub(super) const QUEUE_BYTES: usize = 16 * 1024 * 1024;
 /// How long state events wait for others at most, while the log has more at hand.
 const EVENTS_GATHER: Duration = Duration::from_millis(20);

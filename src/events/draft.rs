@@ -176,7 +176,7 @@ pub struct Drafts {
 
 impl Drafts {
     /// As many as are gathered at once, and more.
-    const MOST: usize = 8192;
+    const MOST: usize = 4096;
     /// A larger one is not kept, so that one huge row does not hold its memory for good.
     const LARGEST: usize = 8 * 1024;
 

@@ -101,7 +101,8 @@ impl Shop {
 
 /// How large or long a test is: the number in this variable, which a run by hand sets, else what suits every run.
 pub(crate) fn size(variable: &str, usual: u32) -> u32 {
-    std::env::var(variable).map_or(usual, |size| size.parse().unwrap_or_else(|_| panic!("{variable}={size}: no number")))
+    std::env::var(variable)
+        .map_or(usual, |size| size.parse().unwrap_or_else(|_| panic!("{variable}={size}: no number")))
 }
 
 /// Polls until the condition holds, and fails by its name if it does not within a minute.

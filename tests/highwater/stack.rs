@@ -91,7 +91,8 @@ impl Stack {
     /// The programs that copy a running server do not come with every PostgreSQL.
     pub(crate) fn copy_stopped_primary(&self, standby: &'static str) {
         self.run(&["down"]);
-        let copied = Command::new("cp").arg("-a").arg(self.path().join("primary")).arg(self.path().join(standby)).status();
+        let copied =
+            Command::new("cp").arg("-a").arg(self.path().join("primary")).arg(self.path().join(standby)).status();
         assert!(copied.expect("cp runs").success(), "the primary's folder is not copied");
         std::fs::write(self.path().join(standby).join("standby.signal"), "").expect("the mark of a standby");
         let mut up = self.up.lock().unwrap_or_else(PoisonError::into_inner);
