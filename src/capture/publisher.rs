@@ -17,7 +17,7 @@ use super::measures::as_f64;
 use super::progress::Progress;
 use super::settings::Settings;
 use crate::events::draft::{Draft, Drafts, PartitionBy, Topic};
-use crate::events::envelope::{CONTENT_TYPE, CONTENT_TYPE_HEADER, MARK_KEY, POSITION_HEADER};
+use crate::events::envelope::{CONTENT_TYPE, CONTENT_TYPE_HEADER, ENLIST_KEY, MARK_KEY, POSITION_HEADER};
 use crate::events::mapping::spec::Family;
 use crate::events::mark::{Mark, write_mark};
 use crate::position::{Bound, Position};
@@ -51,6 +51,8 @@ pub(super) struct Publisher {
     /// The Kafka transaction that is being committed: what the topics hold then, and since when.
     committing: Option<(Bound, Instant)>,
     opened: Option<Instant>,
+    /// Since when the next one is open beside it, to have its partitions enlisted.
+    next_opened: Option<Instant>,
     /// Since when the open Kafka transaction is to end.
     ending: Option<Instant>,
     records: usize,
@@ -106,6 +108,7 @@ impl Publisher {
             committing: None,
             progress,
             opened: None,
+            next_opened: None,
             ending: None,
             records: 0,
             mark_bytes: Vec::with_capacity(512),
@@ -296,11 +299,35 @@ impl Publisher {
         self.producer.active().in_flight() < QUEUE_RECORDS / 4 * 3
     }
 
-    /// Tells whether the Kafka transaction, which is to end, should end now: when no record is on its way, so that nobody
-    /// waits for the last ones, or when such a moment does not come.
-    pub(super) fn is_time_to_end(&mut self, now: Instant) -> bool {
+    /// Tells whether the Kafka transaction, which is to end, should end now: when the next one has its partitions, so that
+    /// nobody waits for its first records, and when no record is on its way, so that nobody waits for the last ones of this,
+    /// or such a moment does not come.
+    pub(super) fn is_time_to_end(&mut self, now: Instant) -> Result<bool, Error> {
+        if !self.enlist_next(now)? {
+            return Ok(false);
+        }
         let since = *self.ending.get_or_insert(now);
-        self.in_flight() == 0 || now >= since + QUIET_PATIENCE
+        Ok(self.in_flight() == 0 || now >= since + QUIET_PATIENCE)
+    }
+
+    /// Begins the next Kafka transaction beside the open one, if it has not begun; returns whether the state partitions are
+    /// enlisted in it. Readers of committed records see what still comes to a partition behind that only once the next one
+    /// is committed, too.
+    fn enlist_next(&mut self, now: Instant) -> Result<bool, Error> {
+        let Some(next) = self.producer.resting() else { return Ok(false) };
+        if self.next_opened.is_none() {
+            next.begin()?;
+            let headers = [(POSITION_HEADER, &Position::default().text()[..])];
+            for topic in &self.names.events.states {
+                for partition in 0..self.partitions {
+                    next.send(topic, partition, ENLIST_KEY.as_bytes(), None, &headers)?;
+                }
+            }
+            self.next_opened = Some(now);
+        }
+        next.poll();
+        next.check()?;
+        Ok(next.in_flight() == 0)
     }
 
     /// Ends the Kafka transaction: what was sent is committed together with the progress that it makes, in the background.
@@ -320,9 +347,19 @@ impl Publisher {
         self.producer.end(self.timeout)?;
         self.committing = Some((self.progress.bound, Instant::now()));
         histogram!("highwater_capture_transaction_records").record(as_f64(self.records as u64));
-        self.opened = None;
+        self.opened = self.next_opened.take();
         self.ending = None;
         self.records = 0;
+        Ok(())
+    }
+
+    /// Ends for good: commits what was sent, and leaves no Kafka transaction open for which readers would wait.
+    pub(super) fn close(&mut self) -> Result<(), Error> {
+        self.end_transaction()?;
+        self.settle()?;
+        if self.opened.take().is_some() {
+            self.producer.active().abort(self.timeout)?;
+        }
         Ok(())
     }
 
@@ -350,7 +387,7 @@ impl Publisher {
     /// Returns by when [`Self::poll`] has something to do, but for delivery reports.
     pub(super) fn next_poll(&self, now: Instant) -> Option<Instant> {
         let committing = self.committing.map(|_| now + COMMIT_LOOK);
-        let ending = self.ending.map(|_| now + QUIET_LOOK);
+        let ending = self.next_opened.map(|_| now + QUIET_LOOK);
         let history = self.history.due().filter(|_| self.producer.is_delivered());
         [self.events.due(), history, committing, ending].into_iter().flatten().min()
     }

@@ -84,8 +84,7 @@ impl<'a> Loop<'a> {
         }
         // A transaction in the middle is not published: the next session finds it in the log.
         if !self.session.work.inside {
-            self.session.work.publisher.end_transaction()?;
-            self.session.work.publisher.settle()?;
+            self.session.work.publisher.close()?;
             self.acknowledge(false)?;
         }
         info!(acknowledged = %self.acknowledged, "capture drained");
@@ -163,7 +162,7 @@ impl<'a> Loop<'a> {
                 && (now >= opened + self.settings.transaction
                     || records >= self.settings.transaction_records
                     || work.snapshot.needs_commit(work.publisher.ended()))
-                && work.publisher.is_time_to_end(now)
+                && work.publisher.is_time_to_end(now)?
             {
                 work.publisher.end_transaction()?;
             }

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::position::Position;
 
-/// Header of every tombstone: the Position of the delete that it follows.
+/// Header of every tombstone: the Position of the delete that it follows; of [`ENLIST_KEY`], one below every other.
 pub const POSITION_HEADER: &str = "position";
 /// Header of every event.
 pub const CONTENT_TYPE_HEADER: &str = "content-type";
@@ -17,6 +17,8 @@ pub const CONTENT_TYPE: &str = "application/cloudevents+json; charset=UTF-8";
 pub const TRUNCATE_KEY_PREFIX: &str = "truncate/";
 /// Record key of marks.
 pub const MARK_KEY: &str = "mark";
+/// Record key of the tombstone with which a Kafka transaction enlists a partition before events need it. It deletes nothing.
+pub const ENLIST_KEY: &str = "enlist";
 
 /// A CloudEvent as read from a topic. Attributes that an event type does not have are `None` or empty.
 #[derive(Debug, Deserialize)]

@@ -9,6 +9,10 @@
 //! what was sent before [`TransactionalProducer::drain`] is on the brokers when the next turn begins; what is sent between
 //! that and [`AlternatingProducer::end`] is on its way still, so that the next turn sends to the same partitions only once
 //! [`AlternatingProducer::is_delivered`]. So records never wait for the last words of the turn before either.
+//!
+//! Nor need they wait for the first words of their own: the first record that a transaction sends to a partition enlists it
+//! at the coordinator, and the broker verifies that (KIP-98, KIP-890), one partition of a connection after the other. The
+//! producer that rests can do so ahead, see [`AlternatingProducer::next`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -74,8 +78,14 @@ impl AlternatingProducer {
         &mut self.active
     }
 
-    /// Ends the open transaction: in the background, waits until its records are on the brokers and commits it. The next one
-    /// can begin at once; [`Self::committed`] tells the outcome.
+    /// Returns the producer whose turn is next, unless its last transaction is still being committed. It may begin the next
+    /// one now, and enlist partitions by sending records that may stand anywhere between those of the active one.
+    pub fn resting(&mut self) -> Option<&mut TransactionalProducer> {
+        self.resting.as_mut()
+    }
+
+    /// Ends the open transaction: in the background, waits until its records are on the brokers and commits it. The turn of
+    /// the [resting](Self::resting) one has come at once; [`Self::committed`] tells the outcome.
     ///
     /// # Errors
     ///
@@ -130,10 +140,6 @@ fn no_thread() -> ProducerError {
     ProducerError::Fatal { reason: "the thread that commits has ended".to_owned() }
 }
 
-/// How long a commit lets the next producer go first: it has to enlist its partitions, for which records wait, at the same
-/// broker that is to write the markers of the commit, for which nobody waits.
-const TAKEOVER: Duration = Duration::from_millis(30);
-
 /// The committing thread: ends with its owner.
 fn commit_each(
     commits: &Receiver<(TransactionalProducer, Duration)>,
@@ -144,7 +150,6 @@ fn commit_each(
         let deadline = Instant::now() + timeout;
         let outcome = producer.drain(timeout).and_then(|()| {
             delivered.store(true, Ordering::Release);
-            thread::sleep(TAKEOVER);
             commit(&mut producer, timeout, deadline)
         });
         if outcomes.send((producer, outcome)).is_err() {

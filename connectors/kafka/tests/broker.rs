@@ -204,6 +204,33 @@ async fn producers_that_take_turns_keep_the_order_and_send_while_the_turn_before
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_are_enlisted_ahead_keep_the_order_and_show_nothing_before_its_commit() {
+    let topic = topic(1).await;
+    let mut producer = alternating(&fresh("id"));
+    send_turn(&mut producer, &topic, "a");
+    drain(producer.active());
+    let next = producer.resting().expect("nothing is being committed");
+    next.begin().expect("begin");
+    next.send(&topic, 0, b"enlist", None, &[]).expect("send");
+    drain(next);
+    producer.active().send(&topic, 0, b"key", Some(b"b"), &[]).expect("send");
+    drain(producer.active());
+    producer.end(TIMEOUT).expect("end");
+    assert!(producer.committed(TIMEOUT).expect("a commit"));
+    producer.active().send(&topic, 0, b"key", Some(b"c"), &[]).expect("its transaction is open");
+
+    assert_eq!(values(&read_all(&mut reader(Isolation::ReadCommitted, &topic, 0)).await), ["a"]);
+    producer.end(TIMEOUT).expect("end");
+    assert!(producer.committed(TIMEOUT).expect("a commit"));
+    for isolation in [Isolation::ReadUncommitted, Isolation::ReadCommitted] {
+        let records = read_all(&mut reader(isolation, &topic, 0)).await;
+        let (ahead, events): (Vec<Record>, Vec<Record>) =
+            records.into_iter().partition(|record| record.value.is_none());
+        assert_eq!((values(&events), ahead.len()), (vec!["a", "b", "c"], 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_fenced_predecessor_that_takes_turns_adds_nothing() {
     let topic = topic(1).await;
     let id = fresh("id");

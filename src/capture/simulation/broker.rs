@@ -11,7 +11,12 @@ use crate::position::Bound;
 #[derive(Clone, Debug)]
 pub(super) enum Content {
     Event(Event),
-    Mark { bound: Bound, count: u64 },
+    Mark {
+        bound: Bound,
+        count: u64,
+    },
+    /// The partition is enlisted ahead of its first event.
+    Enlist,
     Progress(Rc<Progress>),
 }
 
@@ -109,7 +114,7 @@ impl Broker {
         let mut stable = self.logs[PROGRESS][..self.stable[PROGRESS]].iter().rev();
         stable.find(|record| record.status == Status::Committed).and_then(|record| match &record.content {
             Content::Progress(progress) => Some(Rc::clone(progress)),
-            Content::Event(_) | Content::Mark { .. } => None,
+            Content::Event(_) | Content::Mark { .. } | Content::Enlist => None,
         })
     }
 
@@ -121,13 +126,16 @@ impl Broker {
         let newest = self.logs[PROGRESS].iter().rev().find(durable);
         newest.map_or(Bound::ZERO, |record| match &record.content {
             Content::Progress(progress) => progress.bound,
-            Content::Event(_) | Content::Mark { .. } => Bound::ZERO,
+            Content::Event(_) | Content::Mark { .. } | Content::Enlist => Bound::ZERO,
         })
     }
 
-    /// Tells whether every record has its marker.
+    /// Tells whether every event and all progress has its marker. A transaction that only enlists and marks is always open.
     pub(super) fn is_settled(&self) -> bool {
-        (0..self.logs.len()).all(|partition| self.stable[partition] == self.logs[partition].len())
+        let says_something = |record: &Record| matches!(record.content, Content::Event(_) | Content::Progress(_));
+        let waits = |record: &Record| record.status == Status::Open && says_something(record);
+        let mut unstable = self.logs.iter().zip(self.stable).flat_map(|(log, stable)| &log[stable..]);
+        !self.ids.iter().any(|id| id.committing) && !unstable.any(waits)
     }
 
     fn check(&self, who: Ticket) -> Result<(), Refused> {

@@ -36,7 +36,7 @@ fn read_committed(log: &[Record], expected: &[Event]) -> Result<(), String> {
                     return Err(format!("is told of a gap: {gap}"));
                 }
             }
-            Content::Progress(_) => {}
+            Content::Enlist | Content::Progress(_) => {}
         }
     }
     same(&seen, expected)
@@ -118,7 +118,7 @@ impl Reader {
                 }
                 return Ok(Some((bound, count)));
             }
-            Content::Mark { .. } | Content::Progress(_) => {}
+            Content::Mark { .. } | Content::Enlist | Content::Progress(_) => {}
         }
         Ok(None)
     }

@@ -10,7 +10,7 @@ use rand::rngs::SmallRng;
 use super::broker::{Content, Refused, Ticket};
 use super::producer::{Committing, Outcome, Producer};
 use super::source::Event;
-use super::{ALL, HISTORY, Mutation, PROGRESS, Servers};
+use super::{ALL, HISTORY, Mutation, PARTITIONS, PROGRESS, Servers};
 use crate::capture::marks::Schedule;
 use crate::capture::progress::Progress;
 use crate::events::mapping::spec::Family;
@@ -46,7 +46,7 @@ pub(super) struct Session {
     producers: [Producer; 2],
     active: usize,
     opened: bool,
-    /// The turn ends once its state events are delivered.
+    /// The next transaction has enlisted its partitions; the turn ends once its state events are delivered.
     ending: bool,
     committing: Vec<Committing>,
     /// A commit of the source that is being sent, and its next event.
@@ -167,7 +167,8 @@ impl Session {
     /// History is sent behind that of the turn before.
     fn send_history(&mut self, servers: &Servers) {
         let before = &self.producers[1 - self.active];
-        let delivered = before.is_drained() && before.check(servers).is_ok();
+        // What the other one has to send behind its commit enlists the next turn.
+        let delivered = self.committing.is_empty() || (before.is_drained() && before.check(servers).is_ok());
         if delivered || servers.mutation == Some(Mutation::SendHistoryAtOnce) {
             let producer = &mut self.producers[self.active];
             self.history.drain(..).for_each(|event| producer.send(HISTORY, Content::Event(event)));
@@ -176,7 +177,11 @@ impl Session {
 
     fn begin_to_end(&mut self, servers: &Servers) {
         let between = self.inside.is_none() || servers.mutation == Some(Mutation::SplitSourceTransactions);
-        self.ending = self.opened && between;
+        let settled = self.committing.is_empty() || servers.mutation == Some(Mutation::CommitOutOfTurn);
+        if self.opened && between && settled && !self.ending {
+            self.ending = true;
+            (0..PARTITIONS).for_each(|partition| self.producers[1 - self.active].send(partition, Content::Enlist));
+        }
     }
 
     fn end_turn(&mut self, servers: &Servers, random: &mut SmallRng) -> Result<(), Ended> {
@@ -193,7 +198,8 @@ impl Session {
             let committing = Committing { producer: self.active, bound: self.progress.bound, eagerness, outcome: None };
             self.committing.push(committing);
             self.active = 1 - self.active;
-            (self.opened, self.ending) = (false, false);
+            // The next one is open since it enlisted its partitions.
+            self.ending = false;
         }
         Ok(())
     }
@@ -280,9 +286,8 @@ impl Session {
         }
     }
 
-    /// Tells whether everything up to `end` is committed and acknowledged, with nothing under way.
+    /// Tells whether everything up to `end` is committed and acknowledged.
     pub(super) fn is_done(&self, end: u64) -> bool {
-        let idle = !self.opened && self.committing.is_empty();
-        idle && self.committed.lsn() >= end && self.acknowledged >= end
+        self.committing.is_empty() && self.committed.lsn() >= end && self.acknowledged >= end
     }
 }

@@ -15,7 +15,7 @@ use highwater_kafka::{Consumer, ConsumerSettings, Error, Isolation, Record, Star
 use tokio::runtime::Handle;
 
 use super::pass::Pass;
-use crate::events::envelope::{Envelope, MARK_KEY, POSITION_HEADER, TRUNCATE_KEY_PREFIX};
+use crate::events::envelope::{ENLIST_KEY, Envelope, MARK_KEY, POSITION_HEADER, TRUNCATE_KEY_PREFIX};
 use crate::events::mapping::entry::Entry;
 use crate::events::mapping::spec::Family;
 use crate::position::{Bound, Position};
@@ -197,7 +197,8 @@ impl Newest {
 
     /// Returns the hash of a record's entity in its partition, if this round is about it.
     fn hash(&self, record: &Record) -> Option<u64> {
-        if record.key == MARK_KEY || record.key.starts_with(TRUNCATE_KEY_PREFIX.as_bytes()) {
+        if record.key == MARK_KEY || record.key == ENLIST_KEY || record.key.starts_with(TRUNCATE_KEY_PREFIX.as_bytes())
+        {
             return None;
         }
         let hash = self.by.hash_one((record.partition, &record.key));
