@@ -2,7 +2,7 @@
 //! librdkafka makes one for each partition as soon as a record has waited for `linger.ms`.
 //!
 //! History waits for a moment always: nobody waits for it as a page waits for a price. State events wait only while the log
-//! has more at hand anyway, as in a backlog.
+//! has more at hand anyway, or comes in a flood, as in a backlog.
 
 use std::time::{Duration, Instant};
 

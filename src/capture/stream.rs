@@ -74,7 +74,7 @@ impl<'a> Loop<'a> {
             }
             self.messages += 1;
             let at_hand = self.session.stream.has_buffered();
-            if !at_hand {
+            if !at_hand && !self.session.stream.is_flooded() {
                 self.session.work.publisher.send_events()?;
             }
             if self.messages >= MESSAGES_BETWEEN_LOOKS || !at_hand {

@@ -32,6 +32,16 @@ pub(crate) enum Channel {
     Unix(UnixStream),
 }
 
+/// What lies between a server and us.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Distance {
+    /// Nothing: a Unix socket.
+    None,
+    /// TCP without leaving the machine.
+    Loopback,
+    Network,
+}
+
 impl Channel {
     /// Connects to the first of the endpoint's addresses that answers.
     pub(crate) fn open(endpoint: &Endpoint, deadline: Instant) -> io::Result<Self> {
@@ -65,6 +75,28 @@ impl Channel {
             }
         }
         Err(failure)
+    }
+
+    /// Tells what lies between the two ends.
+    pub(crate) fn distance(&self) -> Distance {
+        let stream = match self {
+            Self::Tcp(stream) => stream,
+            Self::Tls(stream) => &stream.sock,
+            Self::Unix(_) => return Distance::None,
+        };
+        match stream.peer_addr() {
+            Ok(address) if address.ip().is_loopback() => Distance::Loopback,
+            _ => Distance::Network,
+        }
+    }
+
+    /// Bounds how much the system receives ahead, in bytes. A Unix socket has only the sender's bound.
+    pub(crate) fn set_receive_buffer(&self, bytes: usize) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => SockRef::from(stream).set_recv_buffer_size(bytes),
+            Self::Tls(stream) => SockRef::from(&stream.sock).set_recv_buffer_size(bytes),
+            Self::Unix(_) => Ok(()),
+        }
     }
 
     fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use postgres_protocol::message::frontend;
 
-use super::pace::{NAP, Pace};
+use super::pace::{Gathering, Pace};
 use crate::connection::{Connection, Wait};
 use crate::cursor::{Cursor, Short};
 use crate::error::{Error, Result};
@@ -123,7 +123,12 @@ impl Connection {
         let message = self.receive(&wait)?;
         match message.kind {
             b'W' => {
-                let pace = Pace::new(Instant::now());
+                let gathering = Gathering::over(self.socket().channel().distance());
+                if let Some(bytes) = gathering.receive_buffer {
+                    // It is only quicker with it.
+                    self.socket().channel().set_receive_buffer(bytes).ok();
+                }
+                let pace = Pace::new(Instant::now(), gathering);
                 Ok(ReplicationStream { connection: self, streaming, protocol_version, pace })
             }
             b'E' => Err(self.drain_error(message, &wait)),
@@ -188,8 +193,8 @@ impl ReplicationStream {
         if self.has_buffered() {
             return self.connection.receive_within(timeout);
         }
-        if self.pace.gathers() {
-            std::thread::sleep(NAP);
+        if let Some(nap) = self.pace.nap() {
+            std::thread::sleep(nap);
         }
         let message = self.connection.receive_within(timeout)?;
         self.pace.note(self.connection.socket().received(), Instant::now());
@@ -200,6 +205,12 @@ impl ReplicationStream {
     #[must_use]
     pub fn has_buffered(&self) -> bool {
         matches!(self.connection.socket().peek(), Ok(Some(_)))
+    }
+
+    /// Returns whether so much comes, 5 MB/s or more, that the next frame is as good as in the buffer.
+    #[must_use]
+    pub fn is_flooded(&self) -> bool {
+        self.pace.nap().is_some()
     }
 
     /// Tells the server how far the reader is.
