@@ -12,7 +12,7 @@
 //!
 //! Nor need they wait for the first words of their own: the first record that a transaction sends to a partition enlists it
 //! at the coordinator, and the broker verifies that (KIP-98, KIP-890), one partition of a connection after the other. The
-//! producer that rests can do so ahead, see [`AlternatingProducer::next`].
+//! producer that rests can do so ahead, see [`AlternatingProducer::resting`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
