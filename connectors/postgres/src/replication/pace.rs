@@ -36,7 +36,7 @@ impl Gathering {
         match distance {
             // The sender waits as soon as some 70 KB of small messages are there.
             Distance::None => Self { goal: 24 * 1024, receive_buffer: None },
-            Distance::Loopback => Self { goal: 64 * 1024, receive_buffer: Some(96 * 1024) },
+            Distance::Loopback => Self { goal: 56 * 1024, receive_buffer: Some(80 * 1024) },
             Distance::Network => Self { goal: 32 * 1024, receive_buffer: None },
         }
     }
