@@ -13,6 +13,7 @@ mod gathered;
 mod lost;
 mod marks;
 mod measures;
+mod names;
 pub mod progress;
 mod publisher;
 mod replay;

@@ -14,6 +14,7 @@ use super::error::Error;
 use super::gathered::Gathered;
 use super::marks::Schedule;
 use super::measures::as_f64;
+use super::names::{Names, PerTopic};
 use super::progress::Progress;
 use super::settings::Settings;
 use crate::events::draft::{Draft, Drafts, PartitionBy, Topic};
@@ -63,29 +64,6 @@ pub(super) struct Publisher {
     marks: Schedule,
 }
 
-struct Names {
-    events: PerTopic<String>,
-    progress: String,
-    dead_letters: String,
-}
-
-/// Something for each kind of topic that events go to.
-struct PerTopic<T> {
-    states: [T; 3],
-    history: T,
-}
-
-impl<T> PerTopic<T> {
-    fn of(&self, topic: Topic) -> &T {
-        match topic {
-            Topic::State(Family::Stock) => &self.states[0],
-            Topic::State(Family::Price) => &self.states[1],
-            Topic::State(Family::Content) => &self.states[2],
-            Topic::History => &self.history,
-        }
-    }
-}
-
 impl Publisher {
     /// Takes a producer that has fenced its predecessors, and the progress that was committed before.
     pub(super) fn new(
@@ -95,12 +73,12 @@ impl Publisher {
         progress: Progress,
         settings: &Settings,
     ) -> Self {
-        let events = PerTopic { states: topics.states(), history: topics.history() };
+        let names = Names::of(topics);
         let sent = |topic: &String| counter!("highwater_capture_events_total", "topic" => topic.clone());
         Self {
             producer,
-            sent: PerTopic { states: events.states.each_ref().map(sent), history: sent(&events.history) },
-            names: Names { events, progress: topics.progress(), dead_letters: topics.dead_letters() },
+            sent: names.events.map(sent),
+            names,
             source: format!("/highwater/{source_name}").into(),
             partitions: topics.partitions,
             timeout: settings.answer_timeout,
@@ -355,16 +333,15 @@ impl Publisher {
 
     /// Ends for good: commits what was sent, and leaves no Kafka transaction open for which readers would wait.
     pub(super) fn close(&mut self) -> Result<(), Error> {
-        self.end_transaction()?;
-        self.settle()?;
-        if self.opened.take().is_some() {
-            self.producer.active().abort(self.timeout)?;
+        // The next one may have begun.
+        while self.opened.is_some() {
+            self.end_transaction()?;
         }
-        Ok(())
+        self.settle()
     }
 
     /// Waits until what was ended is committed.
-    pub(super) fn settle(&mut self) -> Result<(), Error> {
+    fn settle(&mut self) -> Result<(), Error> {
         self.note_commit(self.timeout)?;
         if self.committing.is_some() {
             let reason = format!("no outcome of a commit within {:?}", self.timeout);

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use highwater_demo::check;
 use highwater_demo::write::{self, Writers};
+use highwater_kafka::{Connection, Consumer, ConsumerSettings, Isolation};
 
-use crate::process::highwater;
+use crate::process::{Pipeline, highwater};
 use crate::shop::{Shop, eventually};
 
 async fn everything_equals_the_database(shop: &Shop) {
@@ -86,5 +87,40 @@ async fn a_replay_into_an_emptied_redis_beside_live_writes_ends_by_itself_and_re
     writers.stop().await.expect("the writers stop");
     everything_equals_the_database(&shop).await;
     assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    shop.close().await;
+}
+
+/// The ends of a topic's four partitions, as one kind of reader sees them.
+async fn ends(shop: &Shop, isolation: Isolation, topic: &str) -> Vec<i64> {
+    let connection = Connection::new(&shop.endpoints.brokers, "test-ends");
+    let consumer = Consumer::new(&connection, ConsumerSettings::new("test-ends", isolation)).expect("a consumer");
+    let mut ends = Vec::new();
+    for partition in 0..4 {
+        let marks = consumer.watermarks(topic, partition, Duration::from_secs(20)).await.expect("the broker answers");
+        ends.push(marks.high);
+    }
+    ends
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_that_was_stopped_leaves_no_kafka_transaction_open_for_which_readers_would_wait() {
+    let shop = Shop::open("drained", 50).await;
+    let mut variables = shop.endpoints.variables.clone();
+    // So short that at any moment the next one is open as well.
+    variables.insert("HIGHWATER_CAPTURE_TRANSACTION_MS".to_owned(), "10".to_owned());
+    let mut pipeline = Pipeline::start_with(&shop, &["capture"], &variables);
+    pipeline.is_ready().await;
+    let writers = Writers::start(&shop.endpoints, write::Options { rate: 200, connections: 2, seed: 5 }, None).await;
+    let writers = writers.expect("writers");
+    eventually("turns were taken", async || pipeline.metric("highwater_capture_commit_seconds_count", "").await > 20.0)
+        .await;
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    writers.stop().await.expect("the writers stop");
+    for name in ["stock", "prices", "content"] {
+        let topic = shop.endpoints.topic(name);
+        let all = ends(&shop, Isolation::ReadUncommitted, &topic).await;
+        assert!(all.iter().sum::<i64>() > 50, "{topic} ends at {all:?}");
+        assert_eq!(ends(&shop, Isolation::ReadCommitted, &topic).await, all, "{topic}");
+    }
     shop.close().await;
 }
