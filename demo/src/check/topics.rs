@@ -105,6 +105,8 @@ pub(super) fn read(endpoints: &Endpoints, topic: &str, until: &Until, deadline: 
         .set("enable.auto.commit", "false")
         .set("isolation.level", "read_committed")
         .set("enable.partition.eof", "true")
+        // The end is told by a fetch that finds nothing: it must not wait for the next commit, which brings something everywhere.
+        .set("fetch.wait.max.ms", "20")
         .set("auto.offset.reset", "earliest")
         .create()?;
     let mut partitions = assign(&consumer, topic, until)?;
