@@ -24,8 +24,10 @@ const LOOK: Duration = Duration::from_millis(100);
 /// The share of the machine that other work may take before rates are no longer compared. Some of it is the run's own: this
 /// measuring, and the kernel's handling of packets, which it counts for no process.
 const QUIET: f64 = 0.15;
-/// What the broker's virtual machine compiles itself for, once.
+/// What the broker's virtual machine compiles itself for.
 const WARM_UP: Tool = Tool::Highwater(Highwater { history: true, path: Path::Tcp });
+/// How often: a young broker's compiler takes three times the CPU of the broker's own work, and gets less of it each time.
+const WARM_UPS: u32 = 4;
 
 /// One drain by one tool.
 struct Run {
@@ -49,9 +51,11 @@ impl Run {
 
 pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<String> {
     let backlog = Backlog::write(bench, arguments).await?;
-    eprintln!("bench: one drain that does not count, for a broker that was just started");
-    if let Err(error) = drain(bench, &backlog, WARM_UP).await {
-        eprintln!("bench: it failed: {error:#}");
+    for nth in 1..=WARM_UPS {
+        eprintln!("bench: drain {nth} of {WARM_UPS} that do not count, for a broker that was just started");
+        if let Err(error) = drain(bench, &backlog, WARM_UP).await {
+            eprintln!("bench: it failed: {error:#}");
+        }
     }
     let tools = Tool::ALL.into_iter().filter(|tool| arguments.wants(&tool.name()));
     let told = |run: &Run| {
@@ -236,7 +240,8 @@ fn explained(backlog: &Backlog, runs: usize) -> String {
          the tool's `VmHWM`. `events MB` is what it wrote before compression. `× ceiling` is against `pg_recvlogical` over TCP, `× Debezium` against its better \
          configuration. `commit s`: how long after the last record the slot was acknowledged, which Highwater does when all is \
          committed (looked at every {} ms).\n\n\
-         Kafka: {PARTITIONS} partitions, one broker, acks=all; lz4 for Highwater and Debezium tuned. Highwater reads no table in a run: it goes on \
+         Kafka: {PARTITIONS} partitions, one broker, acks=all; lz4 for Highwater and Debezium tuned. {WARM_UPS} drains before the first run \
+         do not count: they warm the broker's virtual machine, for all tools. Highwater reads no table in a run: it goes on \
          from the progress of the slot that was copied.\n\n",
         backlog.log_bytes / backlog.rows,
         LOOK.as_millis(),
