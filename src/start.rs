@@ -34,6 +34,11 @@ pub(crate) async fn run(role: Role, config: Arc<Config>, shutdown: Shutdown, sta
 /// On a thread of its own with a blocking socket: a task costs eleven times the processor time.
 async fn capture(config: Arc<Config>, shutdown: Shutdown, standing: Standing) -> Result<()> {
     let database = postgres(&config.source.database, "source.database", &config, &shutdown, &standing).await?;
+    if let (Some(()), Some(standby)) = (database, &config.source.standby)
+        && postgres(standby, "source.standby", &config, &shutdown, &standing).await?.is_none()
+    {
+        return Ok(());
+    }
     if database.is_none() || kafka(&config, &shutdown, &standing).await?.is_none() {
         return Ok(());
     }

@@ -7,12 +7,13 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 /// Every migration with its name, in the order of application.
-pub const MIGRATIONS: [(&str, &str); 5] = [
+pub const MIGRATIONS: [(&str, &str); 6] = [
     ("001_roles", include_str!("../../schemas/migrations/001_roles.sql")),
     ("002_catalogue", include_str!("../../schemas/migrations/002_catalogue.sql")),
     ("003_audit", include_str!("../../schemas/migrations/003_audit.sql")),
     ("004_privileges", include_str!("../../schemas/migrations/004_privileges.sql")),
     ("005_publication", include_str!("../../schemas/migrations/005_publication.sql")),
+    ("006_standby", include_str!("../../schemas/migrations/006_standby.sql")),
 ];
 
 /// The tables that the publication holds.

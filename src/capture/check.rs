@@ -6,8 +6,9 @@ use highwater_postgres::replication::{SlotState, SystemIdentity, Timelines};
 use highwater_postgres::{Connection, Error, Session};
 
 use super::feeds::Feeds;
-use super::progress::{Lost, Progress, Serving, Start, decide_start};
-use super::session::slot_state;
+use super::progress::Progress;
+use super::standby::{Primary, identify_primary};
+use super::start::{Lost, Serving, SlotState as Standing, Start, decide_start};
 use super::tables::{describe_named, describe_published};
 use crate::config::Source;
 use crate::events::mapping::compile::MappingError;
@@ -46,19 +47,25 @@ pub struct Beginning {
     pub system: SystemIdentity,
     /// Which timeline owns which part of its log.
     pub timelines: Timelines,
+    /// The primary, where the log is read from another server.
+    pub primary: Option<Primary>,
 }
 
-/// Asks where capture would begin, over a replication connection as it uses itself. Blocks.
+/// Asks the server whose log is read where capture would begin, over a replication connection as it uses itself. Blocks.
 ///
 /// # Errors
 /// What the database says.
 pub fn look_at_beginning(source: &Source, timeout: Duration) -> Result<Beginning, Error> {
-    let config = source.database.postgres("highwater check")?.with_connect_timeout(timeout);
+    let config = source.log().postgres("highwater check")?.with_connect_timeout(timeout);
     let mut replication = Connection::connect(&config, Session::Replication)?;
     let slot = replication.slot(&source.slot, timeout)?;
     let system = replication.identify_system(timeout)?;
     let timelines = replication.timelines(system.timeline, timeout)?;
-    Ok(Beginning { slot, system, timelines })
+    let primary = source.standby.as_ref().map(|_| {
+        let config = source.database.postgres("highwater check")?.with_connect_timeout(timeout);
+        identify_primary(&mut Connection::connect(&config, Session::Ordinary)?, timeout)
+    });
+    Ok(Beginning { slot, system, timelines, primary: primary.transpose()? })
 }
 
 impl Beginning {
@@ -67,8 +74,8 @@ impl Beginning {
     /// # Errors
     /// Slot and progress do not fit together.
     pub fn decide(&self, source: &Source, topic: &str, progress: Option<Progress>) -> Result<Start, Lost> {
-        let state = slot_state(self.slot.as_ref(), &self.timelines);
-        let (server, system) = (source.database.url(), self.system.system_identifier.to_string());
+        let state = Standing::of(self.slot.as_ref(), &self.timelines);
+        let (server, system) = (source.log().url(), self.system.system_identifier.to_string());
         let from = Serving { slot: &source.slot, server, system: &system, timeline: self.system.timeline };
         decide_start(from, topic, state, progress)
     }

@@ -35,7 +35,7 @@ impl Work {
                 )));
             }
             let source = self.publisher.source();
-            let timeline = self.timelines.timeline_of(Lsn(lsn));
+            let timeline = self.branch.timeline_of(Lsn(lsn))?;
             let stamp = Stamp { source: &source, timeline, lsn, time: commit_time(Timestamp::now().0), xid: None };
             let ledger = &mut self.publisher.progress.snapshot.tables;
             ledger.insert(ready.pass.table().to_owned(), ready.progress);

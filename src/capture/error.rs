@@ -2,8 +2,8 @@
 
 use highwater_kafka::ProducerError;
 
-use super::progress::Lost;
 use super::spill::SpillError;
+use super::start::Lost;
 use crate::events::mapping::compile::MappingError;
 
 /// Why a capture session ended.
@@ -46,6 +46,9 @@ pub enum Error {
     /// Streamed transactions could not be kept; the server has to keep them in the next session.
     #[error("{0}")]
     Spill(#[from] SpillError),
+    /// The standby whose log is read and the primary that is asked what is visible are not on one timeline.
+    #[error("{0}")]
+    NotOneLog(String),
     /// What the server sent contradicts the protocol, or a record in the progress topic is none.
     #[error("{0}")]
     Unexpected(String),
@@ -76,7 +79,8 @@ impl Error {
             Self::Topics(error) => error.is_transient(),
             // A new session fences whatever is left of this one; a fenced one waits for the slot like any other.
             Self::Producer(error) => !matches!(error, ProducerError::Fatal { .. }),
-            Self::SlotBusy { .. } | Self::Spill(_) => true,
+            // A promotion takes its time to reach every server, and every address.
+            Self::SlotBusy { .. } | Self::Spill(_) | Self::NotOneLog(_) => true,
             Self::Lost { .. } | Self::TopicSettings(_) | Self::Mapping(_) | Self::Unexpected(_) | Self::Setup(_) => {
                 false
             }

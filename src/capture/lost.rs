@@ -8,9 +8,10 @@ use tracing::error;
 
 use super::error::Error;
 use super::feeds::Feeds;
-use super::progress::{Lost, Progress, Start};
+use super::progress::Progress;
 use super::session::Plan;
 use super::settings::OnLostSlot;
+use super::start::{Lost, Start};
 use crate::position::Bound;
 
 impl Plan<'_> {
@@ -23,7 +24,7 @@ impl Plan<'_> {
     pub(super) fn start_behind(&self, lost: &Lost, replication: &mut Connection) -> Result<Start, Error> {
         match lost {
             Lost::Gap { slot_bound, .. } => return Ok(Start::AtSlot(*slot_bound)),
-            Lost::SlotInvalidated { slot } => replication.drop_slot(slot, false, self.settings.answer_timeout)?,
+            Lost::SlotInvalidated { slot, .. } => replication.drop_slot(slot, false, self.settings.answer_timeout)?,
             _ => {}
         }
         Ok(Start::Fresh)

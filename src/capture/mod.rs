@@ -5,6 +5,7 @@
 //! events, `spill` keeps transactions in progress until `replay` sends them the same way, `publisher` writes them,
 //! `snapshot` adds what stood in the tables before, `progress` decides where to go on.
 
+mod branch;
 mod check;
 mod chunks;
 mod error;
@@ -25,6 +26,8 @@ mod settings;
 mod simulation;
 mod snapshot;
 mod spill;
+mod standby;
+pub mod start;
 mod stream;
 mod tables;
 mod through;
@@ -45,6 +48,7 @@ pub use request::Request;
 pub(crate) use session::TRANSACTION_TIMEOUT;
 pub use settings::{OnLostSlot, Settings};
 pub use spill::SpillError;
+pub use standby::Primary;
 pub use watch::watch_slot;
 
 use crate::config::Source;
@@ -106,7 +110,7 @@ pub fn run(
         }
         standing.waits_for(told(&error));
         let pause = attempts.failed(Duration::ZERO).unwrap_or(AGAIN.longest);
-        warn!(error = told(&error), server = %source.database, brokers = topics.brokers, retry_in = ?pause, "capture will start a new session");
+        warn!(error = told(&error), server = %source.log(), brokers = topics.brokers, retry_in = ?pause, "capture will start a new session");
         runtime.block_on(async { tokio::time::timeout(pause, shutdown.cancelled()).await.ok() });
     }
     info!("capture stopped");
@@ -121,6 +125,7 @@ fn reason(error: &Error) -> &'static str {
         Error::Snapshot(_) => "snapshot",
         Error::Producer(_) | Error::Topics(_) => "kafka",
         Error::Spill(_) => "spill",
+        Error::NotOneLog(_) => "timeline",
         _ => "refused",
     }
 }

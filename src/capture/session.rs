@@ -8,25 +8,25 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use highwater_kafka::{Admin, AlternatingProducer, Isolation, ProducerError, ProducerSettings, last_record};
-use highwater_postgres::replication::{
-    ReplicationStream, SlotOptions, SlotState, StartOptions, Streaming, Timelines, WalStatus,
-};
+use highwater_postgres::replication::{ReplicationStream, StartOptions, Streaming, Timelines};
 use highwater_postgres::{ConnectConfig, Connection, Lsn, Session as Kind, quote};
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
+use super::branch::Branch;
 use super::error::Error;
 use super::feeds::{Feeds, through_part};
 use super::lost::read_phantoms_again;
-use super::progress::{self, Lost, Progress, Serving, Start, decide_start};
+use super::progress::Progress;
 use super::publisher::{Publisher, QUEUE_BYTES, QUEUE_RECORDS};
 use super::settings::Settings;
 use super::snapshot::Snapshot;
 use super::spill::{Limits, Spill};
+use super::start::{Lost, Serving, SlotState, Start, decide_start};
 use super::tables::{Described, describe_published};
 use super::through::{Memory, Step};
 use super::work::Work;
-use crate::config::Source;
+use crate::config::{Server, Source};
 use crate::events::mapping::spec::{EntrySpec, PartSpec};
 use crate::position::{Bound, Position};
 use crate::topics::Topics;
@@ -60,18 +60,21 @@ impl Plan<'_> {
     /// slot and progress that do not fit together.
     pub(super) fn open(&self) -> Result<Session, Error> {
         let timeout = self.settings.answer_timeout;
-        let config = self.database()?;
+        let config = config_of(&self.source.database)?;
         self.make_topics()?;
-        let mut replication = Connection::connect(&config, Kind::Replication)?;
+        let mut replication = Connection::connect(&config_of(self.source.log())?, Kind::Replication)?;
         let mut primary = Connection::connect(&config, Kind::Ordinary)?;
         if primary.in_recovery(timeout)? {
             let address = primary.address();
-            return Err(Error::Setup(format!("{address} is a standby; point [source] database at the primary")));
+            return Err(Error::Setup(format!(
+                "{address} is a standby; point [source] database at the primary, and standby at the one whose log is to be read"
+            )));
         }
         let feeds = self.check_mapping(&mut primary)?;
         let spill = self.spill()?;
         let system = replication.identify_system(timeout)?;
         let timelines = replication.timelines(system.timeline, timeout)?;
+        let branch = self.branch(&system, timelines.clone(), &mut primary)?;
         let source_system = system.system_identifier.to_string();
 
         // The order matters; see above. Progress is read twice: before, to refuse without harm, and after the fence.
@@ -90,7 +93,7 @@ impl Plan<'_> {
             }
             decided => (decided?, None),
         };
-        let slot_bound = self.make_slot_if_fresh(&mut replication, &timelines, &start)?;
+        let slot_bound = self.make_slot_if_fresh(&mut replication, &mut primary, &timelines, &start)?;
         let address = replication.address().to_owned();
         let stream = self.take_slot(replication)?;
         let producer = self.fence()?;
@@ -108,21 +111,12 @@ impl Plan<'_> {
         }
         named.extend(read_phantoms_again(&mut progress, &timelines, &feeds));
         info!(bound = %progress.bound, timeline = system.timeline, "capture goes on from here");
-        let mut session = self.publishing(&config, primary, stream, producer, progress, feeds, timelines, spill)?;
+        let mut session = self.publishing(&config, primary, stream, producer, progress, feeds, branch, spill)?;
         let publisher = &mut session.work.publisher;
         let bound = publisher.progress.bound;
         let at = Position { timeline: bound.timeline(), lsn: bound.lsn(), seq: 0 };
         named.iter().try_for_each(|missing| publisher.dead_letter(at, "*", missing))?;
         Ok(session)
-    }
-
-    fn database(&self) -> Result<ConnectConfig, Error> {
-        let config = self.source.database.postgres("highwater capture");
-        let config = config.map_err(|error| Error::Setup(error.to_string()))?;
-        // Short, so that a capture that hangs gives the slot up within seconds for the one that stands by.
-        let config = config.with_parameter("wal_sender_timeout", "10s");
-        // Its own commits move the log for the snapshot and hold nothing that a standby must have first.
-        Ok(config.with_parameter("synchronous_commit", "local"))
     }
 
     fn make_topics(&self) -> Result<(), Error> {
@@ -178,7 +172,7 @@ impl Plan<'_> {
         if let Some(pid) = slot.as_ref().and_then(|slot| slot.active_pid) {
             return Err(Error::SlotBusy { slot: self.source.slot.clone(), pid });
         }
-        let state = slot_state(slot.as_ref(), timelines);
+        let state = SlotState::of(slot.as_ref(), timelines);
         let progress = self.read_progress()?;
         let address = replication.address().to_owned();
         let from = Serving { slot: &self.source.slot, server: &address, system, timeline: timelines.current() };
@@ -194,6 +188,7 @@ impl Plan<'_> {
     fn make_slot_if_fresh(
         &self,
         replication: &mut Connection,
+        primary: &mut Connection,
         timelines: &Timelines,
         start: &Start,
     ) -> Result<Option<Bound>, Error> {
@@ -201,8 +196,7 @@ impl Plan<'_> {
             Start::Resume(_) => Ok(None),
             Start::AtSlot(bound) => Ok(Some(*bound)),
             Start::Fresh => {
-                let options = SlotOptions { temporary: false, failover: true };
-                let slot = replication.create_slot(&self.source.slot, options, self.settings.answer_timeout)?;
+                let slot = self.make_slot(replication, primary)?;
                 info!(slot = slot.name, at = %slot.consistent_point, "slot made");
                 let timeline = timelines.timeline_of(slot.consistent_point);
                 Ok(Some(Bound::at_lsn(timeline, slot.consistent_point.0)))
@@ -254,7 +248,7 @@ impl Plan<'_> {
         producer: AlternatingProducer,
         progress: Progress,
         feeds: Feeds,
-        timelines: Timelines,
+        branch: Branch,
         spill: Option<Spill>,
     ) -> Result<Session, Error> {
         let timeout = self.settings.answer_timeout;
@@ -268,7 +262,7 @@ impl Plan<'_> {
             primary,
             feeds,
             through,
-            timelines,
+            branch,
             publication: self.source.publication.clone(),
             history: self.settings.history,
             timeout,
@@ -281,17 +275,14 @@ impl Plan<'_> {
     }
 }
 
-pub(super) fn slot_state(slot: Option<&SlotState>, timelines: &Timelines) -> progress::SlotState {
-    match slot {
-        None => progress::SlotState::Missing,
-        Some(slot) if slot.wal_status == Some(WalStatus::Lost) || slot.invalidation.is_some() => {
-            progress::SlotState::Invalidated
-        }
-        Some(slot) => match slot.confirmed_flush {
-            Some(lsn) => progress::SlotState::At(Bound::at_lsn(timelines.timeline_of(lsn), lsn.0)),
-            None => progress::SlotState::Invalidated,
-        },
-    }
+/// Returns how capture reaches one of its servers.
+pub(super) fn config_of(server: &Server) -> Result<ConnectConfig, Error> {
+    let config = server.postgres("highwater capture");
+    let config = config.map_err(|error| Error::Setup(error.to_string()))?;
+    // Short, so that a capture that hangs gives the slot up within seconds for the one that stands by.
+    let config = config.with_parameter("wal_sender_timeout", "10s");
+    // Its own commits move the log for the snapshot and hold nothing that a standby must have first.
+    Ok(config.with_parameter("synchronous_commit", "local"))
 }
 
 /// Returns how to ask for parts that stand one step away.

@@ -192,7 +192,7 @@ impl<'a> Loop<'a> {
     }
 
     fn begin(&mut self, begin: &Begin) -> Result<(), Error> {
-        let publish = !self.session.work.is_published(begin);
+        let publish = !self.session.work.is_published(begin)?;
         if publish && !self.await_visible(begin)? {
             return Ok(());
         }
@@ -205,7 +205,7 @@ impl<'a> Loop<'a> {
     /// session finds it in the log.
     fn replay(&mut self, commit: &StreamCommit) -> Result<(), Error> {
         let begin = begin_of(commit);
-        let publish = !self.session.work.is_published(&begin);
+        let publish = !self.session.work.is_published(&begin)?;
         if publish && !self.await_visible(&begin)? {
             return Ok(());
         }

@@ -43,7 +43,7 @@ pub async fn watch_slot(source: &Source, shutdown: &Shutdown) {
 async fn ask(source: &Source, client: Option<Client>) -> Result<(Option<Row>, Client), Error> {
     let client = match client {
         Some(client) => client,
-        None => client::connect(&source.database.postgres("highwater slot")?).await?,
+        None => client::connect(&source.log().postgres("highwater slot")?).await?,
     };
     let row = client.query_opt(SLOT, &[&source.slot]).await?;
     Ok((row, client))

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use highwater_postgres::pgoutput::{self, Begin, LogicalMessage, Message, Relation, StreamCommit};
-use highwater_postgres::replication::Timelines;
 use highwater_postgres::{Connection, Lsn};
 use metrics::histogram;
 
+use super::branch::Branch;
 use super::error::Error;
 use super::feeds::Feeds;
 use super::progress::TableSnapshot;
@@ -40,7 +40,7 @@ pub(super) struct Work {
     pub(super) primary: Connection,
     pub(super) feeds: Feeds,
     pub(super) through: Memory,
-    pub(super) timelines: Timelines,
+    pub(super) branch: Branch,
     pub(super) publication: String,
     pub(super) history: bool,
     pub(super) timeout: Duration,
@@ -56,9 +56,10 @@ pub(super) struct Work {
 
 impl Work {
     /// Whether a transaction stands in the topics already, from before a restart.
-    pub(super) fn is_published(&self, begin: &Begin) -> bool {
+    pub(super) fn is_published(&mut self, begin: &Begin) -> Result<bool, Error> {
         let lsn = begin.final_lsn;
-        self.publisher.progress.covers(self.timelines.timeline_of(lsn), lsn.0)
+        let timeline = self.branch.timeline_of(lsn)?;
+        Ok(self.publisher.progress.covers(timeline, lsn.0))
     }
 
     /// Handles one message of the log.
@@ -150,7 +151,7 @@ impl Work {
             return Ok(());
         }
         self.reach(begin.final_lsn)?;
-        let timeline = self.timelines.timeline_of(begin.final_lsn);
+        let timeline = self.branch.timeline_of(begin.final_lsn)?;
         self.transaction = Some(Transaction::begin(timeline, begin.final_lsn.0, begin.commit_time.0, begin.xid));
         Ok(())
     }
@@ -171,7 +172,7 @@ impl Work {
     /// Everything below `lsn` has come: publishes what had to wait for that, then moves the bound.
     pub(super) fn reach(&mut self, lsn: Lsn) -> Result<(), Error> {
         self.publish_due(lsn)?;
-        let timeline = self.timelines.timeline_of(lsn);
+        let timeline = self.branch.timeline_of(lsn)?;
         self.publisher.progress.reach(Bound::at_lsn(timeline, lsn.0));
         Ok(())
     }

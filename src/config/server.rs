@@ -8,6 +8,7 @@ use std::fmt;
 use highwater_postgres::{ConfigError, ConnectConfig};
 use percent_encoding::percent_decode_str;
 
+use super::place::Placed;
 use super::secret::Secret;
 use super::section::{Found, Section, Written};
 
@@ -66,10 +67,23 @@ impl Section<'_> {
     pub fn server(&mut self, key: &str, default: &str, schemes: &[&str]) -> Server {
         let written = self.optional_text(key);
         let password = self.password();
-        let Some(written) = written else {
-            let url = default.to_owned();
-            return Server { url, password };
-        };
+        let server = written.and_then(|written| self.server_at(key, written, schemes, password.clone()));
+        server.unwrap_or_else(|| Server { url: default.to_owned(), password })
+    }
+
+    /// Reads another server's URL, which has the password of the section's first.
+    pub fn another_server(&mut self, key: &str, schemes: &[&str], password: Option<&Secret>) -> Option<Server> {
+        let written = self.optional_text(key)?;
+        self.server_at(key, written, schemes, password.cloned())
+    }
+
+    fn server_at(
+        &mut self,
+        key: &str,
+        written: Placed<String>,
+        schemes: &[&str],
+        password: Option<Secret>,
+    ) -> Option<Server> {
         let place = written.place;
         match split_password(&written.value, schemes) {
             Err(expected) => {
@@ -84,11 +98,10 @@ impl Section<'_> {
             }
             Ok((url, inside)) => {
                 let password = password.or(inside);
-                return Server { url, password };
+                return Some(Server { url, password });
             }
         }
-        let url = default.to_owned();
-        Server { url, password }
+        None
     }
 
     /// Reads the section's secret: the variable `HIGHWATER_<SECTION>_PASSWORD`, else the file named by `password_file`.

@@ -11,6 +11,8 @@ use crate::events::mapping::spec::EntrySpec;
 /// Where the default mapping stands: one truth for the text that operators read and for the code.
 const DEFAULTS: &str = include_str!("../../config.toml");
 
+const SCHEMES: [&str; 2] = ["postgresql", "postgres"];
+
 /// The section `[source]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Source {
@@ -18,6 +20,8 @@ pub struct Source {
     pub name: String,
     /// The captured database, as the capturing role.
     pub database: Server,
+    /// The standby whose log is read instead of the primary's, as the same role; `PostgreSQL` 16 and newer.
+    pub standby: Option<Server>,
     /// The replication slot.
     pub slot: String,
     /// The publication that names the captured tables.
@@ -31,18 +35,23 @@ pub struct Source {
 impl Source {
     /// Reads the section.
     pub fn read(section: &mut Section<'_>) -> Self {
+        let default = "postgresql://highwater_capture@127.0.0.1:5432/shop";
+        let database = section.server("database", default, &SCHEMES);
         Self {
             name: name(section, "name", "shop", "-_."),
-            database: section.server(
-                "database",
-                "postgresql://highwater_capture@127.0.0.1:5432/shop",
-                &["postgresql", "postgres"],
-            ),
+            standby: section.another_server("standby", &SCHEMES, database.password()),
+            database,
             slot: name(section, "slot", "highwater", "_"),
             publication: section.text("publication", "highwater"),
             topic_prefix: name(section, "topic_prefix", "catalog", "-_."),
             map: Some(read_map(section)).filter(|map| !map.is_empty()).unwrap_or_else(default_map),
         }
+    }
+
+    /// Returns the server whose log is read, which has the slot.
+    #[must_use]
+    pub fn log(&self) -> &Server {
+        self.standby.as_ref().unwrap_or(&self.database)
     }
 }
 

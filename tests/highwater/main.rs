@@ -16,6 +16,7 @@ mod promotion;
 mod shop;
 mod snapshot;
 mod stack;
+mod standby;
 mod start;
 mod storefront;
 mod streaming;

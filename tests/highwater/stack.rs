@@ -20,6 +20,8 @@ pub(crate) static SHOPS: Stack = Stack::new("build/test-shops");
 pub(crate) static PROMOTED: Stack = Stack::new("build/test-promotion");
 /// The same with a PostgreSQL that hands slots on to standbys.
 pub(crate) static FAILED_OVER: Stack = Stack::new("build/test-failover").of_postgres("17");
+/// A primary and a standby whose log is read, of the oldest PostgreSQL that hands it out.
+pub(crate) static READ_FROM_STANDBY: Stack = Stack::new("build/test-standby").of_postgres("16");
 
 /// Servers in a folder of their own.
 pub(crate) struct Stack {

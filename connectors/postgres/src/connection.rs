@@ -16,6 +16,7 @@ pub use query::{ColumnDescription, DataRow, Rows};
 
 use crate::config::ConnectConfig;
 use crate::error::{Error, Result, ServerError};
+use crate::lsn::Lsn;
 use crate::socket::{Channel, Socket, Whole, after};
 use crate::visibility::Snapshot;
 
@@ -143,6 +144,21 @@ impl Connection {
     /// As [`Connection::simple_query`].
     pub fn in_recovery(&mut self, timeout: Duration) -> Result<bool> {
         Ok(self.simple_query("SELECT pg_is_in_recovery()", timeout)?.single()? == "t")
+    }
+
+    /// Asks up to where a standby has replayed the log; none on a server that never was one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::simple_query`].
+    pub fn replayed(&mut self, timeout: Duration) -> Result<Option<Lsn>> {
+        let rows = self.simple_query("SELECT coalesce(pg_last_wal_replay_lsn()::text, '')", timeout)?;
+        match rows.single()? {
+            "" => Ok(None),
+            text => {
+                text.parse().map(Some).map_err(|_| Error::Protocol(format!("pg_last_wal_replay_lsn() gave `{text}`")))
+            }
+        }
     }
 
     pub(crate) fn socket(&self) -> &Socket {

@@ -20,7 +20,7 @@ use tokio_postgres::Client;
 use crate::Endpoints;
 pub use report::{Report, Section};
 use state::State;
-use topics::{Reading, Until};
+use topics::{Body, Reading, Record, Until};
 
 /// The state topics.
 const STATE_TOPICS: [&str; 3] = ["stock", "prices", "content"];
@@ -136,6 +136,27 @@ pub async fn caught_up(endpoints: &Endpoints, patience: Duration) -> Result<()> 
         bail!("the copies are behind after {patience:?}: {}", section.told.join("; "));
     }
     Ok(())
+}
+
+/// Counts the committed events of the state topics whose data contain a text.
+///
+/// # Errors
+/// A broker that cannot be asked, or topics whose ends are not seen within a minute.
+pub async fn events_with(endpoints: &Endpoints, text: &str) -> Result<usize> {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    let mut count = 0;
+    for name in STATE_TOPICS {
+        let reading = read(endpoints, name, Until::End, deadline).await?;
+        if !reading.behind.is_empty() {
+            bail!("not read to its end: {}", reading.behind.join("; "));
+        }
+        let has = |record: &&Record| match &record.body {
+            Body::Event(event) => event.data.as_ref().is_some_and(|data| data.get().contains(text)),
+            _ => false,
+        };
+        count += reading.records.iter().filter(has).count();
+    }
+    Ok(count)
 }
 
 /// Waits until every partition of the state topics has a mark at the token or above; returns the partitions.

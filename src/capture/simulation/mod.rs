@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::progress::{Lost, Progress};
+use super::progress::Progress;
+use super::start::Lost;
 use crate::position::Bound;
 use broker::Broker;
 use process::Process;

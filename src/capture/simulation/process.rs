@@ -8,7 +8,8 @@ use rand::rngs::SmallRng;
 use super::broker::Ticket;
 use super::session::Session;
 use super::{Mutation, Servers};
-use crate::capture::progress::{Lost, Progress, Serving, SlotState, Start, decide_start};
+use crate::capture::progress::Progress;
+use crate::capture::start::{Lost, Serving, SlotState, Start, decide_start};
 use crate::position::Bound;
 
 /// What a process is at.

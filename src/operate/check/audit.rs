@@ -44,7 +44,7 @@ const FACTS: &str = "
 
 pub(super) async fn check(config: &Config, report: &mut Report) {
     let database = &config.audit.database;
-    let Some(client) = connect("audit", database, report).await else {
+    let Some(client) = connect("audit.database", database, report).await else {
         return;
     };
     if !config.capture.history {
@@ -53,7 +53,7 @@ pub(super) async fn check(config: &Config, report: &mut Report) {
     }
     if let Err(error) = look(&client, config, report).await {
         let text = format!("{database} answered with an error: {}", crate::running::told(&error));
-        report.fail("audit.database", text, remedy("audit", database, &error));
+        report.fail("audit.database", text, remedy("audit.database", database, &error));
     }
 }
 

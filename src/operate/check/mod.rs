@@ -13,6 +13,7 @@ mod report;
 mod server;
 mod slot;
 mod source;
+mod standby;
 mod tables;
 mod topics;
 mod unreachable;

@@ -55,7 +55,8 @@ pub(super) async fn facts(client: &Client) -> Result<ServerFacts, tokio_postgres
     })
 }
 
-pub(super) fn judge(facts: &ServerFacts, has_slot: bool, report: &mut Report) {
+/// Judges the primary, whoever hands out its log.
+pub(super) fn judge(facts: &ServerFacts, report: &mut Report) {
     let version = format!("{}.{}", facts.version / 10_000, facts.version % 10_000);
     if facts.version < OLDEST {
         report.fail("server_version", format!("is {version}; 14 is the oldest"), "upgrade PostgreSQL to 14 or newer");
@@ -80,6 +81,10 @@ pub(super) fn judge(facts: &ServerFacts, has_slot: bool, report: &mut Report) {
         let remedy = format!("ALTER ROLE {} REPLICATION;", quote::identifier(&facts.role));
         report.fail("role", format!("{} may not replicate", facts.role), remedy);
     }
+}
+
+/// Judges whether the server that hands out the log has room for one more reader of it.
+pub(super) fn judge_room(facts: &ServerFacts, has_slot: bool, report: &mut Report) {
     let places = [("max_replication_slots", facts.slots, !has_slot), ("max_wal_senders", facts.senders, true)];
     for (setting, (used, most), needs_one) in places {
         let text = format!("{used} of {most} in use");
@@ -119,7 +124,8 @@ mod tests {
     /// Returns subject and remedy of what is not as it should be.
     fn found(facts: &ServerFacts, has_slot: bool) -> Vec<(String, String)> {
         let mut report = Report::default();
-        judge(facts, has_slot, &mut report);
+        judge(facts, &mut report);
+        judge_room(facts, has_slot, &mut report);
         let bad = report.findings().iter().filter(|finding| finding.grade > Grade::Ok);
         bad.map(|finding| (finding.subject.clone(), finding.remedy.clone().unwrap())).collect()
     }

@@ -5,7 +5,8 @@ use highwater_postgres::{Lsn, quote};
 
 use super::report::Report;
 use super::server::ServerFacts;
-use crate::capture::progress::{Lost, Progress};
+use crate::capture::progress::Progress;
+use crate::capture::start::{Invalidation, Lost};
 use crate::capture::{Beginning, OnLostSlot};
 use crate::config::Source;
 use crate::topics::Topics;
@@ -43,10 +44,11 @@ pub(super) fn judge(
     let lost = match decided {
         Some(Err(lost)) => Some(lost),
         // Kafka is not needed to see this.
-        None if beginning.slot.as_ref().is_some_and(is_dead) => {
-            Some(Lost::SlotInvalidated { slot: source.slot.clone() })
+        None => {
+            let why = beginning.slot.as_ref().and_then(Invalidation::of);
+            why.map(|why| Lost::SlotInvalidated { slot: source.slot.clone(), why })
         }
-        _ => None,
+        Some(Ok(_)) => None,
     };
     if let Some(lost) = lost.as_ref().filter(|lost| lost.is_gap() && on_lost_slot == OnLostSlot::Resnapshot) {
         let text = format!("{lost}; capture will go on with a new slot, and read every mapped table again");
@@ -65,10 +67,6 @@ pub(super) fn judge(
         (None, Some(_)) => report.ok(subject, "will be made at the start"),
         (None, None) => report.warn(subject, "is missing; whether that is a loss only Kafka can tell", "start Kafka"),
     }
-}
-
-fn is_dead(slot: &SlotState) -> bool {
-    slot.wal_status == Some(WalStatus::Lost) || slot.invalidation.is_some()
 }
 
 /// Returns the way to begin anew, with its commands.
@@ -182,7 +180,7 @@ mod tests {
         let database = Some("shop".to_owned());
         let system = SystemIdentity { system_identifier: 7, timeline: 2, flushed: Lsn(100 * MB), database };
         let timelines = Timelines::parse(2, "1\t0/3C00000\tpromoted\n").unwrap();
-        let beginning = Beginning { slot, system, timelines };
+        let beginning = Beginning { slot, system, timelines, primary: None };
         let mut report = Report::default();
         judge(&config.source, OnLostSlot::Error, &config.topics, server, &beginning, published, &mut report);
         let gravest = report.findings().iter().max_by_key(|finding| finding.grade).unwrap();

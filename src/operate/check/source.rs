@@ -9,7 +9,7 @@ use super::report::Report;
 use super::slot::Published;
 use super::tables::{Judge, TableFacts};
 use super::unreachable::{connect, remedy};
-use super::{clock, publication, server, slot, tables};
+use super::{clock, publication, server, slot, standby, tables};
 use crate::capture::{self, MappingCheck};
 use crate::config::Server;
 use crate::operate::database::ANSWER;
@@ -17,12 +17,12 @@ use crate::roles::Config;
 
 pub(super) async fn check(config: &Config, published: &Published, report: &mut Report) {
     let database = &config.source.database;
-    let Some(client) = connect("source", database, report).await else {
+    let Some(client) = connect("source.database", database, report).await else {
         return;
     };
     if let Err(error) = look(&client, config, published, report).await {
         let text = format!("{database} answered with an error: {}", crate::running::told(&error));
-        report.fail("source.database", text, remedy("source", database, &error));
+        report.fail("source.database", text, remedy("source.database", database, &error));
     }
 }
 
@@ -33,7 +33,9 @@ async fn look(client: &Client, config: &Config, published: &Published, report: &
     let asked = source.clone();
     let beginning = blocking(move || capture::look_at_beginning(&asked, ANSWER)).await;
     let has_slot = beginning.as_ref().is_ok_and(|beginning| beginning.slot.is_some());
-    server::judge(&server, has_slot, report);
+    server::judge(&server, report);
+    let Some(log) = standby::look(client, config, &server, &beginning, report).await? else { return Ok(()) };
+    server::judge_room(&log, has_slot, report);
     let tables = tables::facts(client, source, server.version).await?;
     let found = publication::facts(client, &source.publication).await?;
     let is_mapped = |table: &&TableFacts| source.map.iter().any(|entry| entry.table.value == table.name);
@@ -45,11 +47,12 @@ async fn look(client: &Client, config: &Config, published: &Published, report: &
     judge_mapping(&judge, &tables, mapping, report);
     match beginning {
         Ok(beginning) => {
-            slot::judge(source, config.capture.on_lost_slot, &config.topics, &server, &beginning, published, report);
+            slot::judge(source, config.capture.on_lost_slot, &config.topics, &log, &beginning, published, report);
         }
         Err(error) => {
             let text = format!("no replication connection: {}", crate::running::told(&error));
-            report.fail("source.database", text, remedy("source", &source.database, &error));
+            let setting = if source.standby.is_some() { "source.standby" } else { "source.database" };
+            report.fail(setting, text, remedy(setting, source.log(), &error));
         }
     }
     Ok(())

@@ -7,16 +7,16 @@ use super::report::Report;
 use crate::config::Server;
 use crate::operate::database;
 
-/// Connects and says so; without a connection nothing more can be said of the server.
-pub(super) async fn connect(section: &str, server: &Server, report: &mut Report) -> Option<Client> {
-    let setting = format!("{section}.database");
+/// Connects to the server that `setting` names, such as `source.database`, and says so; without a connection nothing more can be
+/// said of the server.
+pub(super) async fn connect(setting: &str, server: &Server, report: &mut Report) -> Option<Client> {
     match database::connect(server, "highwater check").await {
         Ok(client) => {
             report.ok(setting, format!("{server} answers"));
             Some(client)
         }
         Err(error) => {
-            let remedy = remedy(section, server, &error);
+            let remedy = remedy(setting, server, &error);
             report.fail(setting, format!("{server}: {}", crate::running::told(&error)), remedy);
             None
         }
@@ -24,14 +24,15 @@ pub(super) async fn connect(section: &str, server: &Server, report: &mut Report)
 }
 
 /// Returns what mends a connection or a question that failed.
-pub(super) fn remedy(section: &str, server: &Server, error: &Error) -> String {
+pub(super) fn remedy(setting: &str, server: &Server, error: &Error) -> String {
+    let variable = || format!("HIGHWATER_{}_PASSWORD", setting.split('.').next().unwrap_or_default().to_uppercase());
     let config = server.postgres("highwater check");
     let (user, database) = config.as_ref().map_or(("", ""), |config| (config.user(), config.database()));
     let message = error.server().map_or("", |server| server.message.as_str());
     match by_code(error.code().unwrap_or_default(), message, user, database) {
         Some(Mends::Statement(sql)) => format!("as a superuser: {sql}"),
         Some(Mends::Password) => {
-            format!("set HIGHWATER_{}_PASSWORD, or change {section}.database", section.to_uppercase())
+            format!("set {}, or change {setting}", variable())
         }
         Some(Mends::Hba) => format!(
             "add to pg_hba.conf: `host \"{database}\" \"{user}\" <address of this machine>/32 scram-sha-256`; then SELECT pg_reload_conf();"
@@ -40,9 +41,9 @@ pub(super) fn remedy(section: &str, server: &Server, error: &Error) -> String {
             format!("end what is idle, or ALTER SYSTEM SET {setting} to more and restart the server")
         }
         None if error.is_transient() => {
-            format!("start PostgreSQL, or change {section}.database{}", endpoints(config.ok().as_ref()))
+            format!("start PostgreSQL, or change {setting}{}", endpoints(config.ok().as_ref()))
         }
-        None => format!("change {section}.database, or set HIGHWATER_{}_PASSWORD", section.to_uppercase()),
+        None => format!("change {setting}, or set {}", variable()),
     }
 }
 

@@ -52,7 +52,7 @@ pub async fn status(config: &Config) -> Status {
 }
 
 async fn slot(config: &Config) -> Result<Slot, Problem> {
-    let client = database::connect(&config.source.database, "highwater status").await?;
+    let client = database::connect(config.source.log(), "highwater status").await?;
     let name = config.source.slot.clone();
     let Some(row) = client.query_opt(SLOT, &[&name]).await.map_err(Database::from)? else {
         let (confirmed, behind_bytes, retained_bytes, wal) = (None, None, None, None);

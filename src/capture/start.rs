@@ -1,0 +1,288 @@
+//! How a session begins: what the slot and the newest committed progress say together.
+
+use highwater_postgres::replication::{self, Timelines, WalStatus};
+
+use super::progress::Progress;
+use crate::position::Bound;
+
+/// What the slot and the newest committed progress record say together at the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// No slot, no progress: make the slot and begin.
+    Fresh,
+    /// The slot stands, nothing was published yet: begin where the slot does.
+    AtSlot(Bound),
+    /// Both agree: go on from the progress.
+    Resume(Progress),
+}
+
+/// Why capture does not start. Nothing is skipped silently: the operator decides.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Lost {
+    /// The topics hold progress, and there is no slot that goes on from it.
+    #[error("slot `{slot}` is missing on {server}, but topic `{topic}` holds progress up to {bound}")]
+    SlotMissing {
+        /// The slot.
+        slot: String,
+        /// The server's address.
+        server: String,
+        /// The progress topic.
+        topic: String,
+        /// What the topics hold.
+        bound: Bound,
+    },
+    /// The server gave the slot up.
+    #[error("slot `{slot}` is lost: {why}")]
+    SlotInvalidated {
+        /// The slot.
+        slot: String,
+        /// Why.
+        why: Invalidation,
+    },
+    /// The slot begins after what the topics hold: it was made anew, or Kafka lost its newest records.
+    #[error(
+        "slot `{slot}` goes on from {slot_bound}, but topic `{topic}` holds progress only up to {bound}: \
+         the slot was made anew, or Kafka lost records"
+    )]
+    Gap {
+        /// The slot.
+        slot: String,
+        /// Where the slot goes on.
+        slot_bound: Bound,
+        /// The progress topic.
+        topic: String,
+        /// What the topics hold.
+        bound: Bound,
+    },
+    /// The server is on an older timeline than what was published: a promotion left it behind.
+    #[error(
+        "topic `{topic}` holds progress of timeline {published}, but {server} is on timeline {timeline}: a promotion left it behind"
+    )]
+    LeftBehind {
+        /// The progress topic.
+        topic: String,
+        /// Timeline of the progress.
+        published: u32,
+        /// The server's address.
+        server: String,
+        /// Its timeline.
+        timeline: u32,
+    },
+    /// The server's log ends before what was published.
+    #[error(
+        "a new slot on {server} begins at {slot_bound}, below what topic `{topic}` holds ({bound}): the server was restored \
+         from a backup"
+    )]
+    WentBack {
+        /// The progress topic.
+        topic: String,
+        /// What the topics hold.
+        bound: Bound,
+        /// The server's address.
+        server: String,
+        /// Where the slot begins.
+        slot_bound: Bound,
+    },
+    /// The progress was made from another server.
+    #[error("topic `{topic}` holds progress of system {published}, but the source is system {source_system}")]
+    OtherSystem {
+        /// The progress topic.
+        topic: String,
+        /// System identifier in the progress.
+        published: String,
+        /// System identifier of the source.
+        source_system: String,
+    },
+}
+
+impl Lost {
+    /// Returns what the operator can do.
+    #[must_use]
+    pub fn choices(&self, prefix: &str) -> String {
+        let anew = format!(
+            "to begin anew with a snapshot, stop all roles, delete the topics `{prefix}.*`, drop the slot, empty the cache and \
+             the table highwater.audit_progress, which speak of the old topics, then start"
+        );
+        match self {
+            Self::OtherSystem { .. } | Self::LeftBehind { .. } => {
+                format!("point [source] at the right server; or, {anew}")
+            }
+            Self::WentBack { .. } => anew,
+            Self::SlotMissing { .. } | Self::SlotInvalidated { .. } | Self::Gap { .. } => {
+                format!(
+                    "changes between the two are not in the topics; to go on without them and read every mapped table again, \
+                     set [capture] on_lost_slot = \"resnapshot\"; or, {anew}"
+                )
+            }
+        }
+    }
+
+    /// Whether changes are missing and nothing else is wrong, so that reading all tables again mends the copies.
+    #[must_use]
+    pub fn is_gap(&self) -> bool {
+        matches!(self, Self::SlotMissing { .. } | Self::SlotInvalidated { .. } | Self::Gap { .. })
+    }
+}
+
+/// Why a slot cannot be read any more (manual: `pg_replication_slots.invalidation_reason`, `conflicting` before 17).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Invalidation {
+    /// There was too much of it.
+    #[error("the server removed WAL that it still needed (max_slot_wal_keep_size)")]
+    LogRemoved,
+    /// It stands on a standby, and the primary did what makes it unreadable.
+    #[error(
+        "the primary removed rows that it needed on this standby (hot_standby_feedback), or took its wal_level below logical"
+    )]
+    Conflict,
+    /// Nobody read it.
+    #[error("nobody read it for too long (idle_replication_slot_timeout)")]
+    Idle,
+    /// A reason of a newer server.
+    #[error("the server gave it up, see pg_replication_slots.invalidation_reason")]
+    Other,
+}
+
+impl Invalidation {
+    /// Returns why a slot is lost, if it is.
+    #[must_use]
+    pub fn of(slot: &replication::SlotState) -> Option<Self> {
+        match (slot.invalidation.as_deref(), slot.wal_status) {
+            (Some("wal_removed"), _) | (None, Some(WalStatus::Lost)) => Some(Self::LogRemoved),
+            (Some("rows_removed" | "wal_level_insufficient" | "conflicting"), _) => Some(Self::Conflict),
+            (Some("idle_timeout"), _) => Some(Self::Idle),
+            (Some(_), _) => Some(Self::Other),
+            (None, _) => slot.confirmed_flush.is_none().then_some(Self::Other),
+        }
+    }
+}
+
+/// What the server says of the slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotState {
+    /// There is none of that name.
+    Missing,
+    /// The server gave it up.
+    Invalidated(Invalidation),
+    /// It goes on from here.
+    At(Bound),
+}
+
+impl SlotState {
+    /// Places a slot of a server on its timelines.
+    #[must_use]
+    pub fn of(slot: Option<&replication::SlotState>, timelines: &Timelines) -> Self {
+        let Some(slot) = slot else { return Self::Missing };
+        match (Invalidation::of(slot), slot.confirmed_flush) {
+            (None, Some(lsn)) => Self::At(Bound::at_lsn(timelines.timeline_of(lsn), lsn.0)),
+            (why, _) => Self::Invalidated(why.unwrap_or(Invalidation::Other)),
+        }
+    }
+}
+
+/// Who serves the log.
+#[derive(Debug, Clone, Copy)]
+pub struct Serving<'a> {
+    /// Name of the slot.
+    pub slot: &'a str,
+    /// The server's address.
+    pub server: &'a str,
+    /// Its system identifier.
+    pub system: &'a str,
+    /// The timeline that it is on.
+    pub timeline: u32,
+}
+
+/// Decides how to start. Pure, so that every pair of states can be tested.
+///
+/// # Errors
+/// The two do not fit together.
+pub fn decide_start(
+    from: Serving<'_>,
+    topic: &str,
+    slot: SlotState,
+    progress: Option<Progress>,
+) -> Result<Start, Lost> {
+    let Serving { slot: slot_name, server, system, timeline } = from;
+    let Some(progress) = progress else {
+        return match slot {
+            SlotState::Missing => Ok(Start::Fresh),
+            SlotState::Invalidated(why) => Err(Lost::SlotInvalidated { slot: slot_name.to_owned(), why }),
+            SlotState::At(bound) => Ok(Start::AtSlot(bound)),
+        };
+    };
+    if progress.system != system {
+        return Err(Lost::OtherSystem {
+            topic: topic.to_owned(),
+            published: progress.system,
+            source_system: system.to_owned(),
+        });
+    }
+    if progress.bound.timeline() > timeline {
+        return Err(Lost::LeftBehind {
+            topic: topic.to_owned(),
+            published: progress.bound.timeline(),
+            server: server.to_owned(),
+            timeline,
+        });
+    }
+    match slot {
+        SlotState::Missing => Err(Lost::SlotMissing {
+            slot: slot_name.to_owned(),
+            server: server.to_owned(),
+            topic: topic.to_owned(),
+            bound: progress.bound,
+        }),
+        SlotState::Invalidated(why) => Err(Lost::SlotInvalidated { slot: slot_name.to_owned(), why }),
+        SlotState::At(slot_bound) if slot_bound > progress.bound => {
+            Err(Lost::Gap { slot: slot_name.to_owned(), slot_bound, topic: topic.to_owned(), bound: progress.bound })
+        }
+        SlotState::At(_) => Ok(Start::Resume(progress)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(lsn: u64) -> Bound {
+        Bound::at_lsn(1, lsn)
+    }
+
+    fn progress(lsn: u64) -> Progress {
+        Progress::beginning("7".to_owned(), at(lsn), 2)
+    }
+
+    fn decide(slot: SlotState, progress: Option<Progress>) -> Result<Start, Lost> {
+        let from = Serving { slot: "s", server: "db:5432", system: "7", timeline: 1 };
+        decide_start(from, "catalog.progress", slot, progress)
+    }
+
+    #[test]
+    fn a_server_that_a_promotion_left_behind_is_refused() {
+        let mut newer = progress(10);
+        newer.bound = Bound::at_lsn(2, 10);
+        assert!(matches!(decide(SlotState::At(at(10)), Some(newer)), Err(Lost::LeftBehind { .. })));
+    }
+
+    #[test]
+    fn a_slot_behind_the_progress_resumes_and_one_past_it_is_a_gap() {
+        assert_eq!(decide(SlotState::At(at(9)), Some(progress(10))), Ok(Start::Resume(progress(10))));
+        assert_eq!(decide(SlotState::At(at(10)), Some(progress(10))), Ok(Start::Resume(progress(10))));
+        assert!(matches!(decide(SlotState::At(at(11)), Some(progress(10))), Err(Lost::Gap { .. })));
+    }
+
+    #[test]
+    fn a_missing_slot_is_made_only_where_the_topics_hold_nothing() {
+        assert_eq!(decide(SlotState::Missing, None), Ok(Start::Fresh));
+        assert!(matches!(decide(SlotState::Missing, Some(progress(10))), Err(Lost::SlotMissing { .. })));
+        assert_eq!(decide(SlotState::At(at(5)), None), Ok(Start::AtSlot(at(5))));
+    }
+
+    #[test]
+    fn progress_of_another_server_is_refused() {
+        let mut other = progress(10);
+        other.system = "8".to_owned();
+        assert!(matches!(decide(SlotState::At(at(10)), Some(other)), Err(Lost::OtherSystem { .. })));
+    }
+}

@@ -1,0 +1,176 @@
+//! The log read from a standby: the primary decodes nothing, and the promises are the same.
+
+use std::time::Duration;
+
+use highwater_demo::check;
+use highwater_demo::endpoints::Endpoints;
+use highwater_demo::write::{self, Writers};
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::process::Pipeline;
+use crate::shop::{Shop, eventually, within_a_minute};
+use crate::stack::{READ_FROM_STANDBY, Variables};
+
+const STANDBY: &str = "replica1";
+/// Each test wipes the servers, which is before its shop is alone.
+static ONE: Mutex<()> = Mutex::const_new(());
+
+/// A shop with a standby whose log is read.
+struct Read {
+    shop: Shop,
+    /// The settings of its pipeline.
+    variables: Variables,
+    /// The shop as the standby has it.
+    on_standby: Endpoints,
+    standby: tokio_postgres::Client,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Read {
+    async fn open(name: &str) -> Self {
+        let alone = ONE.lock().await;
+        // A promotion cannot be taken back: what an earlier test left is of no use.
+        READ_FROM_STANDBY.wipe();
+        READ_FROM_STANDBY.with(&["primary"]);
+        READ_FROM_STANDBY.copy_stopped_primary(STANDBY);
+        let stack = READ_FROM_STANDBY.with(&[]);
+        let admin = Endpoints::connect(&stack["ADMIN_DATABASE"]).await.expect("the primary answers");
+        let slot = format!("SELECT pg_create_physical_replication_slot('{STANDBY}', true)");
+        admin.batch_execute(&slot).await.expect("the standby's slot");
+        let shop = Shop::open_on(&READ_FROM_STANDBY, &["primary", STANDBY, "redis", "kafka"], name, 300).await;
+        let (at_primary, at_standby) =
+            (format!(":{}/", stack["PRIMARY_PORT"]), format!(":{}/", stack["REPLICA1_PORT"]));
+        let of_primary = &shop.endpoints.variables;
+        let moved = |value: &String| value.replace(&at_primary, &at_standby);
+        let moved: Variables = of_primary.iter().map(|(name, value)| (name.clone(), moved(value))).collect();
+        let mut variables = of_primary.clone();
+        let source = moved["HIGHWATER_SOURCE_DATABASE"].clone();
+        variables.insert("HIGHWATER_SOURCE_STANDBY".to_owned(), source);
+        // Whichever of the two is the primary.
+        let both = format!(":{},127.0.0.1:{}/", stack["PRIMARY_PORT"], stack["REPLICA1_PORT"]);
+        for database in ["HIGHWATER_SOURCE_DATABASE", "HIGHWATER_AUDIT_DATABASE"] {
+            let of_both = of_primary[database].replace(&at_primary, &both) + "?target_session_attrs=read-write";
+            variables.insert(database.to_owned(), of_both);
+        }
+        let on_standby = Endpoints::from_variables(moved).expect("all addresses");
+        let mut connected = None;
+        eventually("the standby has the shop", async || {
+            connected = Endpoints::connect(&on_standby.admin_database).await.ok();
+            connected.is_some()
+        })
+        .await;
+        Self { shop, variables, standby: connected.expect("a connection"), on_standby, _alone: alone }
+    }
+
+    async fn pipeline(&self, roles: &[&str]) -> Pipeline {
+        let mut pipeline = Pipeline::start_with(&self.shop, roles, &self.variables);
+        pipeline.is_ready().await;
+        pipeline
+    }
+
+    /// Counts the slots of capture on a server.
+    async fn slots(&self, server: &tokio_postgres::Client) -> i64 {
+        let sql = "SELECT count(*) FROM pg_replication_slots WHERE slot_type = 'logical'";
+        server.query_one(sql, &[]).await.expect("the server answers").get(0)
+    }
+
+    /// Waits until the standby has everything that the primary has.
+    async fn standby_follows(&self) {
+        let behind = format!(
+            "SELECT count(*) FROM pg_stat_replication WHERE application_name = '{STANDBY}'
+             AND replay_lsn >= pg_current_wal_flush_lsn()"
+        );
+        eventually("the standby has everything so far", async || self.shop.value(&behind).await == "1").await;
+    }
+}
+
+async fn all_is_right(endpoints: &Endpoints, options: &check::Options, pipeline: &Pipeline) {
+    let report = check::everything(endpoints, options).await.expect("the check runs");
+    assert!(report.is_clean(), "{report}\n{}", pipeline.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_standby_hands_out_is_published_once_through_kills_and_its_own_promotion() {
+    const ROLES: [&str; 3] = ["capture", "cache", "audit"];
+    let read = Read::open("standby").await;
+    let pipeline = read.pipeline(&ROLES).await;
+    assert_eq!(
+        (read.slots(&read.shop.admin).await, read.slots(&read.standby).await),
+        (0, 1),
+        "the slot is the standby's"
+    );
+    let options = write::Options { rate: 100, connections: 4, seed: 9 };
+    let writers = Writers::start(&read.shop.endpoints, options, None).await.expect("writers");
+    check::caught_up(&read.shop.endpoints, Duration::from_mins(1)).await.expect("the first snapshot");
+    pipeline.kill();
+    let mut pipeline = read.pipeline(&ROLES).await;
+    READ_FROM_STANDBY.kill(STANDBY);
+    READ_FROM_STANDBY.start(STANDBY);
+    check::caught_up(&read.shop.endpoints, Duration::from_mins(1)).await.expect("capture goes on");
+    writers.stop().await.expect("the writers stop");
+    all_is_right(&read.shop.endpoints, &check::Options::default(), &pipeline).await;
+
+    read.standby_follows().await;
+    READ_FROM_STANDBY.kill("primary");
+    let promoted = Endpoints::connect(&read.on_standby.admin_database).await.expect("the standby answers");
+    promoted.batch_execute("SELECT pg_promote()").await.expect("a promotion");
+    promoted.batch_execute("UPDATE stock_levels SET current_stock = 5 WHERE part_id = 11").await.expect("life goes on");
+    all_is_right(&read.on_standby, &check::Options::default(), &pipeline).await;
+    assert!(!pipeline.log().contains("are missing"), "{}", pipeline.log());
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    READ_FROM_STANDBY.wipe();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_standby_writes_after_its_promotion_is_not_published_while_another_is_the_primary() {
+    let mut read = Read::open("split").await;
+    let of_primary = read.shop.endpoints.variables["HIGHWATER_SOURCE_DATABASE"].clone();
+    read.variables.insert("HIGHWATER_SOURCE_DATABASE".to_owned(), of_primary);
+    read.variables.insert("HIGHWATER_CAPTURE_ON_LOST_SLOT".to_owned(), "resnapshot".to_owned());
+    let mut pipeline = read.pipeline(&["capture", "cache"]).await;
+    check::caught_up(&read.shop.endpoints, Duration::from_mins(1)).await.expect("the first snapshot");
+    read.standby.batch_execute("SELECT pg_promote()").await.expect("a promotion");
+    // Both servers give out the same transaction numbers, so that what is visible says nothing.
+    for server in [&read.shop.admin, &read.standby] {
+        server.batch_execute("UPDATE stock_levels SET current_stock = 0 WHERE part_id = 1").await.expect("an update");
+    }
+    let only_there = "UPDATE stock_levels SET current_stock = 666666 WHERE part_id = 7";
+    read.standby.batch_execute(only_there).await.expect("an update that the primary does not have");
+    let refused = async || pipeline.metric("highwater_capture_sessions_ended_total", "timeline").await >= 2.0;
+    assert!(within_a_minute(refused).await, "{}", pipeline.log());
+    assert!(pipeline.log().contains("is no standby any more") || pipeline.log().contains("is on timeline 2"));
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+
+    // The operator gives the standby up.
+    read.variables.remove("HIGHWATER_SOURCE_STANDBY");
+    let mut pipeline = read.pipeline(&["capture", "cache"]).await;
+    let newest = check::Options { story: check::Story::Gap, audit: false, ..check::Options::default() };
+    all_is_right(&read.shop.endpoints, &newest, &pipeline).await;
+    let published = check::events_with(&read.shop.endpoints, "666666").await.expect("the topics are read");
+    assert_eq!(published, 0, "{}", pipeline.log());
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    READ_FROM_STANDBY.wipe();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_a_vacuum_took_from_the_standby_is_named_and_every_table_is_read_again_if_wanted() {
+    let mut read = Read::open("vacuumed").await;
+    read.variables.insert("HIGHWATER_CAPTURE_ON_LOST_SLOT".to_owned(), "resnapshot".to_owned());
+    read.standby.batch_execute("ALTER SYSTEM SET hot_standby_feedback = off").await.expect("a setting");
+    read.standby.batch_execute("SELECT pg_reload_conf()").await.expect("a reload");
+    let mut pipeline = read.pipeline(&["capture", "cache"]).await;
+    check::caught_up(&read.shop.endpoints, Duration::from_mins(1)).await.expect("the first snapshot");
+    let behind_a_gap = async || {
+        let catalogue = "CREATE TABLE passing (); DROP TABLE passing";
+        read.shop.admin.batch_execute(catalogue).await.expect("a table that comes and goes");
+        read.shop.admin.batch_execute("VACUUM pg_class").await.expect("a vacuum");
+        pipeline.metric("highwater_capture_gaps_total", "lost_slot").await > 0.0
+    };
+    assert!(within_a_minute(behind_a_gap).await, "{}", pipeline.log());
+    read.shop.admin.batch_execute("UPDATE stock_levels SET current_stock = 5").await.expect("life goes on");
+    let newest = check::Options { story: check::Story::Gap, audit: false, ..check::Options::default() };
+    all_is_right(&read.shop.endpoints, &newest, &pipeline).await;
+    assert!(pipeline.log().contains(" are missing: slot"), "{}", pipeline.log());
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    READ_FROM_STANDBY.wipe();
+}
