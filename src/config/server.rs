@@ -71,9 +71,9 @@ impl Section<'_> {
         server.unwrap_or_else(|| Server { url: default.to_owned(), password })
     }
 
-    /// Reads another server's URL, which has the password of the section's first.
+    /// Reads another server's URL, which has the password of the section's first; an empty one names none.
     pub fn another_server(&mut self, key: &str, schemes: &[&str], password: Option<&Secret>) -> Option<Server> {
-        let written = self.optional_text(key)?;
+        let written = self.optional_text(key).filter(|written| !written.value.is_empty())?;
         self.server_at(key, written, schemes, password.cloned())
     }
 
