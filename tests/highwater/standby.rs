@@ -7,7 +7,7 @@ use highwater_demo::endpoints::Endpoints;
 use highwater_demo::write::{self, Writers};
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::process::Pipeline;
+use crate::process::{Pipeline, highwater};
 use crate::shop::{Shop, eventually, within_a_minute};
 use crate::stack::{READ_FROM_STANDBY, Variables};
 
@@ -68,6 +68,12 @@ impl Read {
         pipeline
     }
 
+    /// Returns whether `highwater check` finds nothing that fails, and what it says.
+    fn check(&self) -> (bool, String) {
+        let output = highwater(&self.variables).args(["check", "capture"]).output().expect("it runs");
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// Counts the slots of capture on a server.
     async fn slots(&self, server: &tokio_postgres::Client) -> i64 {
         let sql = "SELECT count(*) FROM pg_replication_slots WHERE slot_type = 'logical'";
@@ -93,6 +99,8 @@ async fn all_is_right(endpoints: &Endpoints, options: &check::Options, pipeline:
 async fn what_a_standby_hands_out_is_published_once_through_kills_and_its_own_promotion() {
     const ROLES: [&str; 3] = ["capture", "cache", "audit"];
     let read = Read::open("standby").await;
+    let (sound, found) = read.check();
+    assert!(sound, "{found}");
     let pipeline = read.pipeline(&ROLES).await;
     assert_eq!(
         (read.slots(&read.shop.admin).await, read.slots(&read.standby).await),
@@ -130,9 +138,10 @@ async fn what_a_standby_writes_after_its_promotion_is_not_published_while_anothe
     let mut pipeline = read.pipeline(&["capture", "cache"]).await;
     check::caught_up(&read.shop.endpoints, Duration::from_mins(1)).await.expect("the first snapshot");
     read.standby.batch_execute("SELECT pg_promote()").await.expect("a promotion");
-    // Both servers give out the same transaction numbers, so that what is visible says nothing.
-    for server in [&read.shop.admin, &read.standby] {
-        server.batch_execute("UPDATE stock_levels SET current_stock = 0 WHERE part_id = 1").await.expect("an update");
+    // Both servers give out the same transaction numbers from here on, so that what the primary shows says nothing.
+    for _ in 0..20 {
+        let update = "UPDATE stock_levels SET current_stock = 0 WHERE part_id = 1";
+        read.shop.admin.batch_execute(update).await.expect("an update");
     }
     let only_there = "UPDATE stock_levels SET current_stock = 666666 WHERE part_id = 7";
     read.standby.batch_execute(only_there).await.expect("an update that the primary does not have");
@@ -157,7 +166,11 @@ async fn a_slot_that_a_vacuum_took_from_the_standby_is_named_and_every_table_is_
     let mut read = Read::open("vacuumed").await;
     read.variables.insert("HIGHWATER_CAPTURE_ON_LOST_SLOT".to_owned(), "resnapshot".to_owned());
     read.standby.batch_execute("ALTER SYSTEM SET hot_standby_feedback = off").await.expect("a setting");
+    // The primary forgets soon what it was told before.
+    read.standby.batch_execute("ALTER SYSTEM SET wal_receiver_status_interval = '1s'").await.expect("a setting");
     read.standby.batch_execute("SELECT pg_reload_conf()").await.expect("a reload");
+    let is_said = async || read.check().1.contains("SET hot_standby_feedback = on");
+    eventually("the danger is said beforehand", is_said).await;
     let mut pipeline = read.pipeline(&["capture", "cache"]).await;
     check::caught_up(&read.shop.endpoints, Duration::from_mins(1)).await.expect("the first snapshot");
     let behind_a_gap = async || {
