@@ -7,7 +7,6 @@ use highwater_postgres::{Connection, Error, Session};
 
 use super::feeds::Feeds;
 use super::progress::Progress;
-use super::standby::{Primary, identify_primary};
 use super::start::{Lost, Serving, SlotState as Standing, Start, decide_start};
 use super::tables::{describe_named, describe_published};
 use crate::config::Source;
@@ -47,8 +46,6 @@ pub struct Beginning {
     pub system: SystemIdentity,
     /// Which timeline owns which part of its log.
     pub timelines: Timelines,
-    /// The primary, where the log is read from another server.
-    pub primary: Option<Primary>,
 }
 
 /// Asks the server whose log is read where capture would begin, over a replication connection as it uses itself. Blocks.
@@ -61,11 +58,7 @@ pub fn look_at_beginning(source: &Source, timeout: Duration) -> Result<Beginning
     let slot = replication.slot(&source.slot, timeout)?;
     let system = replication.identify_system(timeout)?;
     let timelines = replication.timelines(system.timeline, timeout)?;
-    let primary = source.standby.as_ref().map(|_| {
-        let config = source.database.postgres("highwater check")?.with_connect_timeout(timeout);
-        identify_primary(&mut Connection::connect(&config, Session::Ordinary)?, timeout)
-    });
-    Ok(Beginning { slot, system, timelines, primary: primary.transpose()? })
+    Ok(Beginning { slot, system, timelines })
 }
 
 impl Beginning {

@@ -46,7 +46,8 @@ pub enum Error {
     /// Streamed transactions could not be kept; the server has to keep them in the next session.
     #[error("{0}")]
     Spill(#[from] SpillError),
-    /// The standby whose log is read and the primary that is asked what is visible are not on one timeline.
+    /// The standby whose log is read does not go with the primary that is asked what is visible: they are on two timelines, or it is
+    /// too far behind.
     #[error("{0}")]
     NotOneLog(String),
     /// What the server sent contradicts the protocol, or a record in the progress topic is none.

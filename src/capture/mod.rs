@@ -1,9 +1,10 @@
 //! The first half of the pipeline: WAL to topics. Promise: every commit of a captured table stands in the topics exactly
 //! once, in order, after it is visible on the primary; nothing is acknowledged before it is durable.
 //!
-//! `session` opens one in the order that the promise rests on, `stream` is its loop, `work` and `rows` turn the log into
-//! events, `spill` keeps transactions in progress until `replay` sends them the same way, `publisher` writes them,
-//! `snapshot` adds what stood in the tables before, `progress` decides where to go on.
+//! `session` opens one in the order that the promise rests on (`start` decides where to go on, `standby` who hands out the
+//! log), `stream` is its loop, `work` and `rows` turn the log into events, `branch` names their places, `spill` keeps transactions in
+//! progress until `replay` sends them the same way, `publisher` writes them with the `progress`, `snapshot` adds what stood in
+//! the tables before.
 
 mod branch;
 mod check;
@@ -24,6 +25,7 @@ mod session;
 mod settings;
 #[cfg(test)]
 mod simulation;
+mod slot;
 mod snapshot;
 mod spill;
 mod standby;
@@ -47,8 +49,9 @@ pub use error::Error;
 pub use request::Request;
 pub(crate) use session::TRANSACTION_TIMEOUT;
 pub use settings::{OnLostSlot, Settings};
+pub use slot::{SlotServers, SlotStanding};
 pub use spill::SpillError;
-pub use standby::Primary;
+pub use standby::{IDENTIFY_PRIMARY, OLDEST_STANDBY};
 pub use watch::watch_slot;
 
 use crate::config::Source;
@@ -125,7 +128,7 @@ fn reason(error: &Error) -> &'static str {
         Error::Snapshot(_) => "snapshot",
         Error::Producer(_) | Error::Topics(_) => "kafka",
         Error::Spill(_) => "spill",
-        Error::NotOneLog(_) => "timeline",
+        Error::NotOneLog(_) => "standby",
         _ => "refused",
     }
 }

@@ -66,15 +66,17 @@ impl Plan<'_> {
         let mut primary = Connection::connect(&config, Kind::Ordinary)?;
         if primary.in_recovery(timeout)? {
             let address = primary.address();
-            return Err(Error::Setup(format!(
+            let refused = format!(
                 "{address} is a standby; point [source] database at the primary, and standby at the one whose log is to be read"
-            )));
+            );
+            // A server that is just promoted is one for a moment.
+            return Err(if self.source.standby.is_some() { Error::NotOneLog(refused) } else { Error::Setup(refused) });
         }
         let feeds = self.check_mapping(&mut primary)?;
         let spill = self.spill()?;
         let system = replication.identify_system(timeout)?;
         let timelines = replication.timelines(system.timeline, timeout)?;
-        let branch = self.branch(&system, timelines.clone(), &mut primary)?;
+        let mut branch = self.branch(&mut replication, &system, timelines.clone(), &mut primary)?;
         let source_system = system.system_identifier.to_string();
 
         // The order matters; see above. Progress is read twice: before, to refuse without harm, and after the fence.
@@ -93,7 +95,7 @@ impl Plan<'_> {
             }
             decided => (decided?, None),
         };
-        let slot_bound = self.make_slot_if_fresh(&mut replication, &mut primary, &timelines, &start)?;
+        let slot_bound = self.make_slot_if_fresh(&mut replication, &mut primary, &mut branch, &start)?;
         let address = replication.address().to_owned();
         let stream = self.take_slot(replication)?;
         let producer = self.fence()?;
@@ -189,7 +191,7 @@ impl Plan<'_> {
         &self,
         replication: &mut Connection,
         primary: &mut Connection,
-        timelines: &Timelines,
+        branch: &mut Branch,
         start: &Start,
     ) -> Result<Option<Bound>, Error> {
         match start {
@@ -198,7 +200,7 @@ impl Plan<'_> {
             Start::Fresh => {
                 let slot = self.make_slot(replication, primary)?;
                 info!(slot = slot.name, at = %slot.consistent_point, "slot made");
-                let timeline = timelines.timeline_of(slot.consistent_point);
+                let timeline = branch.timeline_of(slot.consistent_point)?;
                 Ok(Some(Bound::at_lsn(timeline, slot.consistent_point.0)))
             }
         }

@@ -1,10 +1,10 @@
 //! The log read from a standby, while the primary is asked what is visible: both must be on one branch of the log.
 
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use highwater_postgres::replication::{CreatedSlot, SlotOptions, SystemIdentity, Timelines};
-use highwater_postgres::{Connection, Session as Kind, quote};
+use highwater_postgres::{Connection, Lsn, Session as Kind};
 use tracing::warn;
 
 use super::branch::Branch;
@@ -12,52 +12,50 @@ use super::error::Error;
 use super::session::{Plan, config_of};
 
 /// The first version that decodes its log on a standby.
-const OLDEST: u32 = 160_000;
+pub const OLDEST_STANDBY: u32 = 160_000;
+/// Asks a primary for its cluster, the timeline that it writes (eight hexadecimal digits, as in its files' names), and how far.
+pub const IDENTIFY_PRIMARY: &str = "
+    SELECT system_identifier, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline,
+           pg_current_wal_flush_lsn()::text AS flushed
+    FROM pg_control_system()";
 /// Between two snapshots of running transactions that a new slot on a standby waits for; it may need several.
 const URGE_EVERY: Duration = Duration::from_millis(200);
+/// Between two looks whether a standby has caught up.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What a primary says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Primary {
+struct Primary {
     /// The cluster, the same on all its standbys.
-    pub system_identifier: u64,
+    system_identifier: u64,
     /// The timeline that it writes.
-    pub timeline: u32,
+    timeline: u32,
+    flushed: Lsn,
 }
 
 impl Plan<'_> {
-    /// Makes sure that the log is the primary's own, or that of a standby on its timeline.
+    /// Makes sure that the log that `replication` reads is the primary's own, or that of a standby on its timeline.
     ///
     /// # Errors
     /// A standby that is too old, of another cluster, or on another timeline, which may pass.
     pub(super) fn branch(
         &self,
+        replication: &mut Connection,
         system: &SystemIdentity,
         timelines: Timelines,
         primary: &mut Connection,
     ) -> Result<Branch, Error> {
         let timeout = self.settings.answer_timeout;
         let Some(server) = &self.source.standby else { return Ok(Branch::of_primary(timelines)) };
+        self.is_one_log(system, &timelines, replication.address(), primary)?;
         let mut standby = Connection::connect(&config_of(server)?, Kind::Replication)?;
-        let (of_standby, of_primary) = (standby.address().to_owned(), primary.address().to_owned());
-        let Primary { system_identifier, timeline } = identify_primary(primary, timeout)?;
-        if system_identifier != system.system_identifier {
-            return Err(Error::Setup(format!(
-                "{of_standby} is no standby of {of_primary}: it is of another cluster; correct [source] standby or database"
-            )));
-        }
-        if timeline != timelines.current() {
-            return Err(Error::NotOneLog(format!(
-                "{of_standby} is on timeline {}, and the primary {of_primary} on {timeline}: waiting until one follows the other; \
-                 [source] database must lead to the primary of the standby's timeline",
-                timelines.current()
-            )));
+        let address = standby.address().to_owned();
+        if started(&mut standby, timeout)? != started(replication, timeout)? {
+            let several = format!("[source] standby leads to several servers, {address} among them: name one of them");
+            return Err(Error::NotOneLog(several));
         }
         if standby.in_recovery(timeout)? {
-            if standby.server_version() < OLDEST {
-                let old = "reads no log for others before PostgreSQL 16; remove [source] standby";
-                return Err(Error::Setup(format!("{of_standby} is a standby of an old version, which {old}")));
-            }
+            self.can_be_read(&mut standby)?;
             return Ok(Branch::of_standby(timelines, standby, timeout));
         }
         if started(&mut standby, timeout)? == started(primary, timeout)? {
@@ -65,9 +63,61 @@ impl Plan<'_> {
             return Ok(Branch::of_primary(timelines));
         }
         Err(Error::NotOneLog(format!(
-            "{of_standby} is no standby any more, and {of_primary} is another primary: point [source] database at the one that \
-             has the shop, and standby at a standby of it"
+            "{address} is no standby any more, and {} is another primary: point [source] database at the one that has the shop, \
+             and standby at a standby of it",
+            primary.address()
         )))
+    }
+
+    /// Makes sure that both servers are on one branch of one cluster's log.
+    fn is_one_log(
+        &self,
+        system: &SystemIdentity,
+        timelines: &Timelines,
+        standby: &str,
+        primary: &mut Connection,
+    ) -> Result<(), Error> {
+        let timeout = self.settings.answer_timeout;
+        let said = identify_primary(primary, timeout)?;
+        let primary = primary.address();
+        if said.system_identifier != system.system_identifier {
+            return Err(Error::Setup(format!(
+                "{standby} is no standby of {primary}: it is of another cluster; correct [source] standby or database"
+            )));
+        }
+        let current = timelines.current();
+        let mut one = said.timeline == current;
+        if one && current > 1 {
+            // Two servers that are promoted apart give their timelines one number.
+            let mut asked = Connection::connect(&config_of(&self.source.database)?, Kind::Replication)?;
+            one = asked.timelines(current, timeout)? == *timelines;
+        }
+        if one {
+            return Ok(());
+        }
+        Err(Error::NotOneLog(format!(
+            "{standby} is on timeline {current}, and the primary {primary} on {}{}: waiting until one follows the other; \
+             [source] database must lead to the primary that the standby follows",
+            said.timeline,
+            if said.timeline == current { " of another history" } else { "" }
+        )))
+    }
+
+    /// Refuses a standby of which no log can be read, or not by this slot.
+    fn can_be_read(&self, standby: &mut Connection) -> Result<(), Error> {
+        let (address, slot) = (standby.address().to_owned(), &self.source.slot);
+        if standby.server_version() < OLDEST_STANDBY {
+            return Err(Error::Setup(format!(
+                "{address} is a standby of a PostgreSQL before 16, which decodes no log there: remove [source] standby"
+            )));
+        }
+        if standby.slot(slot, self.settings.answer_timeout)?.is_some_and(|slot| slot.synced) {
+            return Err(Error::Setup(format!(
+                "slot `{slot}` on the standby {address} is a copy of the primary's failover slot, which cannot be read there: \
+                 set [source] slot to a name of its own"
+            )));
+        }
+        Ok(())
     }
 
     /// Makes the slot where the log is read.
@@ -83,6 +133,7 @@ impl Plan<'_> {
         if !on_standby {
             return Ok(replication.create_slot(&self.source.slot, options, timeout)?);
         }
+        catch_up(replication, primary, timeout)?;
         std::thread::scope(|scope| {
             let (made, is_made) = mpsc::channel();
             scope.spawn(move || urge(primary, &is_made, timeout));
@@ -94,19 +145,36 @@ impl Plan<'_> {
 }
 
 /// Asks a primary who it is, over a connection that ends with the server and so with the timeline.
-pub(super) fn identify_primary(
-    primary: &mut Connection,
-    timeout: Duration,
-) -> Result<Primary, highwater_postgres::Error> {
-    const IDENTIFY: &str = "SELECT system_identifier, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline \
-                            FROM pg_control_system()";
-    let rows = primary.simple_query(IDENTIFY, timeout)?;
-    let system_identifier = rows.value(0, "system_identifier").and_then(|digits| digits.parse().ok());
-    let timeline = rows.value(0, "timeline").and_then(|digits| u32::from_str_radix(digits, 16).ok());
-    let unexpected =
-        || highwater_postgres::Error::Protocol(format!("the primary identified itself as {:?}", rows.rows));
-    let (system_identifier, timeline) = system_identifier.zip(timeline).ok_or_else(unexpected)?;
-    Ok(Primary { system_identifier, timeline })
+fn identify_primary(primary: &mut Connection, timeout: Duration) -> Result<Primary, Error> {
+    let rows = primary.simple_query(IDENTIFY_PRIMARY, timeout)?;
+    let identity = (|| {
+        Some(Primary {
+            system_identifier: rows.value(0, "system_identifier")?.parse().ok()?,
+            timeline: u32::from_str_radix(rows.value(0, "timeline")?, 16).ok()?,
+            flushed: rows.value(0, "flushed")?.parse().ok()?,
+        })
+    })();
+    identity.ok_or_else(|| Error::Unexpected(format!("the primary identified itself as {:?}", rows.rows)))
+}
+
+/// Waits until a standby has what the primary has now: a slot that begins behind it would miss what was published, and the
+/// publication too.
+fn catch_up(standby: &mut Connection, primary: &mut Connection, timeout: Duration) -> Result<(), Error> {
+    let (deadline, needed) = (Instant::now() + timeout, identify_primary(primary, timeout)?.flushed);
+    loop {
+        let replayed = standby.replayed(timeout)?;
+        if replayed.is_some_and(|replayed| replayed >= needed) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            let (address, replayed) = (standby.address(), replayed.unwrap_or(Lsn::ZERO));
+            return Err(Error::NotOneLog(format!(
+                "the standby {address} has replayed up to {replayed}, the primary wrote up to {needed}: a slot is made when it has \
+                 caught up"
+            )));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
 }
 
 /// Returns when a server was started: two connections with one answer are to one server.
@@ -118,16 +186,20 @@ fn started(connection: &mut Connection, timeout: Duration) -> Result<String, Err
 /// Has the primary log its running transactions, which a new slot on a standby waits for, until it is made. By itself an idle
 /// primary does not.
 fn urge(primary: &mut Connection, is_made: &Receiver<()>, timeout: Duration) {
+    /// SQLSTATE `insufficient_privilege`.
+    const DENIED: &str = "42501";
     loop {
-        if let Err(error) = primary.simple_query("SELECT pg_log_standby_snapshot()", timeout) {
-            let role = primary.simple_query("SELECT current_user", timeout);
-            let role = role.ok().and_then(|rows| rows.single().ok().map(quote::identifier)).unwrap_or_default();
-            warn!(
-                %error,
-                mend = format!("on the primary: GRANT EXECUTE ON FUNCTION pg_log_standby_snapshot() TO {role}"),
-                "a new slot on a standby waits until the primary logs its running transactions, and cannot be hurried"
-            );
-            return;
+        match primary.simple_query("SELECT pg_log_standby_snapshot()", timeout) {
+            Ok(_) => {}
+            Err(error) if error.code() == Some(DENIED) => {
+                return warn!(
+                    %error,
+                    mend = "on the primary, as a superuser: GRANT EXECUTE ON FUNCTION pg_log_standby_snapshot() TO this role",
+                    "a new slot on a standby waits until the primary logs its running transactions, and cannot be hurried"
+                );
+            }
+            // The session sees it when it uses the connection next.
+            Err(_) => return,
         }
         if is_made.recv_timeout(URGE_EVERY) != Err(RecvTimeoutError::Timeout) {
             return;

@@ -1,5 +1,6 @@
 //! How a session begins: what the slot and the newest committed progress say together.
 
+use highwater_postgres::Lsn;
 use highwater_postgres::replication::{self, Timelines, WalStatus};
 
 use super::progress::Progress;
@@ -124,7 +125,7 @@ impl Lost {
     }
 }
 
-/// Why a slot cannot be read any more (manual: `pg_replication_slots.invalidation_reason`, `conflicting` before 17).
+/// Why a slot cannot be read any more (manual: `pg_replication_slots.invalidation_reason`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Invalidation {
     /// There was too much of it.
@@ -149,7 +150,7 @@ impl Invalidation {
     pub fn of(slot: &replication::SlotState) -> Option<Self> {
         match (slot.invalidation.as_deref(), slot.wal_status) {
             (Some("wal_removed"), _) | (None, Some(WalStatus::Lost)) => Some(Self::LogRemoved),
-            (Some("rows_removed" | "wal_level_insufficient" | "conflicting"), _) => Some(Self::Conflict),
+            (Some("rows_removed" | "wal_level_insufficient"), _) => Some(Self::Conflict),
             (Some("idle_timeout"), _) => Some(Self::Idle),
             (Some(_), _) => Some(Self::Other),
             (None, _) => slot.confirmed_flush.is_none().then_some(Self::Other),
@@ -174,10 +175,16 @@ impl SlotState {
     pub fn of(slot: Option<&replication::SlotState>, timelines: &Timelines) -> Self {
         let Some(slot) = slot else { return Self::Missing };
         match (Invalidation::of(slot), slot.confirmed_flush) {
-            (None, Some(lsn)) => Self::At(Bound::at_lsn(timelines.timeline_of(lsn), lsn.0)),
+            (None, Some(lsn)) => Self::At(end_of_log_read(lsn, timelines)),
             (why, _) => Self::Invalidated(why.unwrap_or(Invalidation::Other)),
         }
     }
+}
+
+/// Returns the bound of a slot that was read up to `lsn`. It is of the timeline that it ends: where a promotion followed the very
+/// last record, nothing stands between the two timelines.
+pub(super) fn end_of_log_read(Lsn(lsn): Lsn, timelines: &Timelines) -> Bound {
+    Bound::at_lsn(timelines.timeline_of(Lsn(lsn.saturating_sub(1))), lsn)
 }
 
 /// Who serves the log.
@@ -263,6 +270,48 @@ mod tests {
         let mut newer = progress(10);
         newer.bound = Bound::at_lsn(2, 10);
         assert!(matches!(decide(SlotState::At(at(10)), Some(newer)), Err(Lost::LeftBehind { .. })));
+    }
+
+    #[test]
+    fn a_promotion_right_behind_what_was_published_is_no_gap() {
+        let timelines = Timelines::parse(2, "1\t0/10\tno recovery target specified").expect("a history");
+        let state = |lsn| SlotState::At(end_of_log_read(Lsn(lsn), &timelines));
+        let from = Serving { slot: "s", server: "db:5432", system: "7", timeline: 2 };
+        let decide = |lsn| decide_start(from, "catalog.progress", state(lsn), Some(progress(0x10)));
+        assert_eq!(decide(0x10), Ok(Start::Resume(progress(0x10))));
+        assert!(matches!(decide(0x11), Err(Lost::Gap { .. })), "something of the new timeline was read");
+    }
+
+    #[test]
+    fn each_reason_for_which_a_server_gives_a_slot_up_is_told() {
+        let cases = [
+            (None, Some(WalStatus::Reserved), None),
+            (None, Some(WalStatus::Lost), Some(Invalidation::LogRemoved)),
+            (Some("wal_removed"), Some(WalStatus::Lost), Some(Invalidation::LogRemoved)),
+            (Some("rows_removed"), Some(WalStatus::Lost), Some(Invalidation::Conflict)),
+            (Some("wal_level_insufficient"), Some(WalStatus::Lost), Some(Invalidation::Conflict)),
+            (Some("idle_timeout"), Some(WalStatus::Lost), Some(Invalidation::Idle)),
+            (Some("of_a_newer_server"), None, Some(Invalidation::Other)),
+        ];
+        for (invalidation, wal_status, why) in cases {
+            let slot = replication::SlotState {
+                name: "s".into(),
+                kind: replication::SlotKind::Logical,
+                plugin: None,
+                database: None,
+                temporary: false,
+                active_pid: None,
+                restart_lsn: None,
+                confirmed_flush: Some(Lsn(7)),
+                wal_status,
+                safe_wal_size: None,
+                two_phase: false,
+                failover: false,
+                synced: false,
+                invalidation: invalidation.map(str::to_owned),
+            };
+            assert_eq!(Invalidation::of(&slot), why, "{invalidation:?}");
+        }
     }
 
     #[test]

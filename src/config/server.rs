@@ -67,23 +67,22 @@ impl Section<'_> {
     pub fn server(&mut self, key: &str, default: &str, schemes: &[&str]) -> Server {
         let written = self.optional_text(key);
         let password = self.password();
-        let server = written.and_then(|written| self.server_at(key, written, schemes, password.clone()));
-        server.unwrap_or_else(|| Server { url: default.to_owned(), password })
+        let server = written.and_then(|written| self.server_at(key, written, schemes));
+        let Server { url, password: inside } =
+            server.unwrap_or_else(|| Server { url: default.to_owned(), password: None });
+        Server { url, password: password.or(inside) }
     }
 
-    /// Reads another server's URL, which has the password of the section's first; an empty one names none.
+    /// Reads another server's URL, which has the password of the section's first if it names no other; an empty one names
+    /// none.
     pub fn another_server(&mut self, key: &str, schemes: &[&str], password: Option<&Secret>) -> Option<Server> {
         let written = self.optional_text(key).filter(|written| !written.value.is_empty())?;
-        self.server_at(key, written, schemes, password.cloned())
+        let Server { url, password: inside } = self.server_at(key, written, schemes)?;
+        Some(Server { url, password: inside.or_else(|| password.cloned()) })
     }
 
-    fn server_at(
-        &mut self,
-        key: &str,
-        written: Placed<String>,
-        schemes: &[&str],
-        password: Option<Secret>,
-    ) -> Option<Server> {
+    /// Takes a URL apart into the server and the password inside it.
+    fn server_at(&mut self, key: &str, written: Placed<String>, schemes: &[&str]) -> Option<Server> {
         let place = written.place;
         match split_password(&written.value, schemes) {
             Err(expected) => {
@@ -96,10 +95,7 @@ impl Section<'_> {
                 let message = format!("a URL in this file must not hold a password; {remedy}");
                 self.refuse(place, key, message);
             }
-            Ok((url, inside)) => {
-                let password = password.or(inside);
-                return Some(Server { url, password });
-            }
+            Ok((url, password)) => return Some(Server { url, password }),
         }
         None
     }

@@ -4,6 +4,7 @@
 mod audit;
 mod cache;
 mod check;
+mod compaction;
 mod dead_letters;
 mod delivery;
 mod endurance;

@@ -6,13 +6,19 @@ use std::time::{Duration, Instant};
 use highwater_demo::check;
 use highwater_demo::write::{self, Writers};
 
+use crate::compaction::compact;
 use crate::process::{Pipeline, highwater};
 use crate::shop::{Shop, eventually, size};
 use crate::stack::Variables;
 
 /// Only the newest state can be right: some changes never reached the topics.
-const NEWEST: check::Options =
-    check::Options { patience: Duration::from_mins(2), story: check::Story::Gap, audit: false, cache: true };
+const NEWEST: check::Options = check::Options {
+    patience: Duration::from_mins(2),
+    story: check::Story::Gap,
+    audit: false,
+    cache: true,
+    compacted: false,
+};
 
 /// Small chunks, so that a small catalogue has many, and two readers at once.
 fn in_small_chunks(shop: &Shop) -> Variables {
@@ -44,7 +50,7 @@ async fn rows(shop: &Shop) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_beside_writes_and_kills_equals_the_database() {
+async fn a_snapshot_beside_writes_and_kills_equals_the_database_also_when_the_topics_are_compacted() {
     // A run by hand takes more of both.
     let parts = size("HIGHWATER_SNAPSHOT_PARTS", 3000);
     let shop = Shop::open("chunks", parts.into()).await;
@@ -88,6 +94,9 @@ async fn a_snapshot_beside_writes_and_kills_equals_the_database() {
     is_right(&shop, &options, &pipeline.last_lines()).await;
     assert!(pipeline.log().contains(done), "{}", pipeline.last_lines());
     assert!(pipeline.log().matches("snapshot begins").count() > 3, "a kill came behind the snapshot");
+    compact(&shop).await;
+    let compacted = check::Options { cache: false, compacted: true, ..options };
+    is_right(&shop, &compacted, &pipeline.last_lines()).await;
     assert!(pipeline.terminate().success(), "{}", pipeline.last_lines());
     shop.close().await;
 }

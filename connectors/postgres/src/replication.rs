@@ -22,7 +22,7 @@ pub struct SystemIdentity {
     pub system_identifier: u64,
     /// The timeline that the server is on now. A commit's own may be older: see [`Timelines::timeline_of`].
     pub timeline: u32,
-    /// How far the log is on disk; on a standby, how far it was replayed.
+    /// How far the log is on disk; on a standby, how far it was received or replayed.
     pub flushed: Lsn,
     /// The database of the session.
     pub database: Option<String>,

@@ -20,7 +20,7 @@ use tokio_postgres::Client;
 use crate::Endpoints;
 pub use report::{Report, Section};
 use state::State;
-use topics::{Body, Reading, Record, Until};
+use topics::{Body, Isolation, Reading, Record, Until};
 
 /// The state topics.
 const STATE_TOPICS: [&str; 3] = ["stock", "prices", "content"];
@@ -36,6 +36,8 @@ pub struct Options {
     pub audit: bool,
     /// Whether Redis is kept.
     pub cache: bool,
+    /// Whether the state topics were compacted, so that of what was overwritten nothing need be there.
+    pub compacted: bool,
 }
 
 /// What the history tells.
@@ -51,7 +53,7 @@ pub enum Story {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { patience: Duration::from_mins(1), story: Story::Whole, audit: true, cache: true }
+        Self { patience: Duration::from_mins(1), story: Story::Whole, audit: true, cache: true, compacted: false }
     }
 }
 
@@ -79,7 +81,7 @@ pub async fn everything(endpoints: &Endpoints, options: &Options) -> Result<Repo
         let reading = read(endpoints, name, Until::Marked(token.clone()), deadline).await?;
         partitions.extend(partitions_of(&endpoints.topic(name), &reading));
         note_behind(&reading, &mut section);
-        states.insert(name, state::follow(name, reading.records, &mut section));
+        states.insert(name, state::follow(name, reading.records, options.compacted, &mut section));
         report.add(section);
     }
     // What stands before the committed marks of the state topics stands in the history too.
@@ -138,7 +140,7 @@ pub async fn caught_up(endpoints: &Endpoints, patience: Duration) -> Result<()> 
     Ok(())
 }
 
-/// Counts the committed events of the state topics whose data contain a text.
+/// Counts the events of the state topics, committed or not, whose data contain a text.
 ///
 /// # Errors
 /// A broker that cannot be asked, or topics whose ends are not seen within a minute.
@@ -146,7 +148,7 @@ pub async fn events_with(endpoints: &Endpoints, text: &str) -> Result<usize> {
     let deadline = Instant::now() + Duration::from_mins(1);
     let mut count = 0;
     for name in STATE_TOPICS {
-        let reading = read(endpoints, name, Until::End, deadline).await?;
+        let reading = read_as(endpoints, name, Until::End, Isolation::Any, deadline).await?;
         if !reading.behind.is_empty() {
             bail!("not read to its end: {}", reading.behind.join("; "));
         }
@@ -207,8 +209,18 @@ async fn token(client: &Client) -> Result<String> {
 }
 
 async fn read(endpoints: &Endpoints, name: &str, until: Until, deadline: Instant) -> Result<Reading> {
+    read_as(endpoints, name, until, Isolation::Committed, deadline).await
+}
+
+async fn read_as(
+    endpoints: &Endpoints,
+    name: &str,
+    until: Until,
+    isolation: Isolation,
+    deadline: Instant,
+) -> Result<Reading> {
     let (endpoints, topic) = (endpoints.clone(), endpoints.topic(name));
-    let reading = tokio::task::spawn_blocking(move || topics::read(&endpoints, &topic, &until, deadline));
+    let reading = tokio::task::spawn_blocking(move || topics::read(&endpoints, &topic, &until, isolation, deadline));
     reading.await.context("the reader panicked")?
 }
 

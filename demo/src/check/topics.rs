@@ -83,6 +83,15 @@ pub(super) enum Until {
     End,
 }
 
+/// Whose records are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Isolation {
+    /// Those of committed Kafka transactions.
+    Committed,
+    /// Those of aborted ones, too.
+    Any,
+}
+
 /// What was read, in the order of each partition, and the partitions that did not come as far as they should.
 pub(super) struct Reading {
     pub(super) records: Vec<Record>,
@@ -98,12 +107,18 @@ struct Partition {
 }
 
 /// Reads a topic; blocks its thread.
-pub(super) fn read(endpoints: &Endpoints, topic: &str, until: &Until, deadline: Instant) -> Result<Reading> {
+pub(super) fn read(
+    endpoints: &Endpoints,
+    topic: &str,
+    until: &Until,
+    isolation: Isolation,
+    deadline: Instant,
+) -> Result<Reading> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &endpoints.brokers)
         .set("group.id", "highwater-demo-check")
         .set("enable.auto.commit", "false")
-        .set("isolation.level", "read_committed")
+        .set("isolation.level", if isolation == Isolation::Committed { "read_committed" } else { "read_uncommitted" })
         .set("enable.partition.eof", "true")
         // The end is told by a fetch that finds nothing: it must not wait for the next commit, which brings something everywhere.
         .set("fetch.wait.max.ms", "20")

@@ -83,12 +83,13 @@ pub(super) fn judge(facts: &ServerFacts, report: &mut Report) {
     }
 }
 
-/// Judges whether the server that hands out the log has room for one more reader of it.
-pub(super) fn judge_room(facts: &ServerFacts, has_slot: bool, report: &mut Report) {
-    let places = [("max_replication_slots", facts.slots, !has_slot), ("max_wal_senders", facts.senders, true)];
-    for (setting, (used, most), needs_one) in places {
+/// Judges whether the server that hands out the log has room for a slot, if there is none, and for so many `senders`.
+pub(super) fn judge_room(facts: &ServerFacts, has_slot: bool, senders: i64, report: &mut Report) {
+    let slots = i64::from(!has_slot);
+    let places = [("max_replication_slots", facts.slots, slots), ("max_wal_senders", facts.senders, senders)];
+    for (setting, (used, most), needed) in places {
         let text = format!("{used} of {most} in use");
-        if needs_one && used >= most {
+        if needed > 0 && used + needed > most {
             let remedy = format!("ALTER SYSTEM SET {setting} = {}; then restart the server", most + 4);
             report.fail(setting, text, remedy);
         } else {
@@ -125,7 +126,7 @@ mod tests {
     fn found(facts: &ServerFacts, has_slot: bool) -> Vec<(String, String)> {
         let mut report = Report::default();
         judge(facts, &mut report);
-        judge_room(facts, has_slot, &mut report);
+        judge_room(facts, has_slot, 1, &mut report);
         let bad = report.findings().iter().filter(|finding| finding.grade > Grade::Ok);
         bad.map(|finding| (finding.subject.clone(), finding.remedy.clone().unwrap())).collect()
     }
@@ -158,6 +159,7 @@ mod tests {
                 true,
                 Some(("role", "ALTER ROLE \"reader\" REPLICATION;")),
             ),
+            (ServerFacts { senders: (9, 10), ..good() }, true, None),
             (
                 ServerFacts { slots: (10, 10), ..good() },
                 false,

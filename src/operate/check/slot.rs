@@ -180,7 +180,7 @@ mod tests {
         let database = Some("shop".to_owned());
         let system = SystemIdentity { system_identifier: 7, timeline: 2, flushed: Lsn(100 * MB), database };
         let timelines = Timelines::parse(2, "1\t0/3C00000\tpromoted\n").unwrap();
-        let beginning = Beginning { slot, system, timelines, primary: None };
+        let beginning = Beginning { slot, system, timelines };
         let mut report = Report::default();
         judge(&config.source, OnLostSlot::Error, &config.topics, server, &beginning, published, &mut report);
         let gravest = report.findings().iter().max_by_key(|finding| finding.grade).unwrap();

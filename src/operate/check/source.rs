@@ -31,11 +31,15 @@ async fn look(client: &Client, config: &Config, published: &Published, report: &
     compare_clock(client, &source.database, report).await?;
     let server = server::facts(client).await?;
     let asked = source.clone();
-    let beginning = blocking(move || capture::look_at_beginning(&asked, ANSWER)).await;
-    let has_slot = beginning.as_ref().is_ok_and(|beginning| beginning.slot.is_some());
+    let mut beginning = blocking(move || capture::look_at_beginning(&asked, ANSWER)).await;
     server::judge(&server, report);
-    let Some(log) = standby::look(client, config, &server, &beginning, report).await? else { return Ok(()) };
-    server::judge_room(&log, has_slot, report);
+    let log = standby::look(client, config, &server, beginning.as_mut().ok(), report).await?;
+    if let Some(log) = &log {
+        let has_slot = beginning.as_ref().is_ok_and(|beginning| beginning.slot.is_some());
+        // Beside the stream, a standby is asked for its timeline.
+        let senders = 1 + i64::from(source.standby.is_some());
+        server::judge_room(log, has_slot, senders, report);
+    }
     let tables = tables::facts(client, source, server.version).await?;
     let found = publication::facts(client, &source.publication).await?;
     let is_mapped = |table: &&TableFacts| source.map.iter().any(|entry| entry.table.value == table.name);
@@ -45,6 +49,8 @@ async fn look(client: &Client, config: &Config, published: &Published, report: &
     let asked = source.clone();
     let mapping = blocking(move || capture::check_mapping(&asked, ANSWER)).await?;
     judge_mapping(&judge, &tables, mapping, report);
+    // What is said of a server that does not answer was said.
+    let Some(log) = log else { return Ok(()) };
     match beginning {
         Ok(beginning) => {
             slot::judge(source, config.capture.on_lost_slot, &config.topics, &log, &beginning, published, report);

@@ -7,18 +7,13 @@ use highwater_postgres::Error as Database;
 use highwater_redis::Cache;
 
 use super::{Published, Slot, Status, Topic, Worker};
+use crate::capture::SlotServers;
 use crate::capture::progress::Progress;
 use crate::operate::database::{self, ANSWER};
 use crate::roles::Config;
 
 /// Ends of partitions, by topic and partition.
 type Ends = BTreeMap<(String, i32), i64>;
-
-const SLOT: &str = "
-    SELECT active_pid IS NOT NULL, confirmed_flush_lsn::text,
-           pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint,
-           pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint, wal_status
-    FROM pg_replication_slots WHERE slot_name = $1";
 
 const AUDIT: &str =
     "SELECT topic, partition, next_offset, position::text FROM highwater.audit_progress WHERE topic = $1";
@@ -52,19 +47,19 @@ pub async fn status(config: &Config) -> Status {
 }
 
 async fn slot(config: &Config) -> Result<Slot, Problem> {
-    let client = database::connect(config.source.log(), "highwater status").await?;
     let name = config.source.slot.clone();
-    let Some(row) = client.query_opt(SLOT, &[&name]).await.map_err(Database::from)? else {
+    let servers = SlotServers::connect(&config.source, "highwater status", ANSWER).await?;
+    let Some(standing) = servers.ask(&name).await.map_err(Database::from)? else {
         let (confirmed, behind_bytes, retained_bytes, wal) = (None, None, None, None);
         return Ok(Slot { name, state: "missing", confirmed, behind_bytes, retained_bytes, wal });
     };
     Ok(Slot {
         name,
-        state: if row.get(0) { "held" } else { "free" },
-        confirmed: row.get(1),
-        behind_bytes: row.get(2),
-        retained_bytes: row.get(3),
-        wal: row.get(4),
+        state: if standing.active { "held" } else { "free" },
+        confirmed: standing.confirmed,
+        behind_bytes: standing.behind_bytes,
+        retained_bytes: standing.retained_bytes,
+        wal: standing.wal,
     })
 }
 

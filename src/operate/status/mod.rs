@@ -24,7 +24,7 @@ pub struct Status {
     pub errors: Vec<String>,
 }
 
-/// The replication slot, as the primary tells it.
+/// The replication slot, as its server tells it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Slot {
     /// Its name.
@@ -33,9 +33,9 @@ pub struct Slot {
     pub state: &'static str,
     /// Up to where capture has acknowledged the log: PostgreSQL's text of an LSN.
     pub confirmed: Option<String>,
-    /// Bytes of WAL between that and the server's newest.
+    /// Bytes of WAL between that and the primary's newest.
     pub behind_bytes: Option<i64>,
-    /// Bytes of WAL that the server keeps for the slot.
+    /// Bytes of WAL that are kept for the slot.
     pub retained_bytes: Option<i64>,
     /// `reserved`, `extended`, `unreserved` or `lost` (PostgreSQL manual, `pg_replication_slots`).
     pub wal: Option<String>,

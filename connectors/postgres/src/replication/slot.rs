@@ -77,7 +77,8 @@ pub struct SlotState {
     pub failover: bool,
     /// Whether it is such a copy on a standby; `PostgreSQL` 17 and newer.
     pub synced: bool,
-    /// Why it cannot be read any more; `PostgreSQL` 16 (as a conflict) and newer.
+    /// Why it cannot be read any more, as `PostgreSQL` 17 and newer have it; 16 tells `wal_removed` from the rest, which
+    /// is `rows_removed` here.
     pub invalidation: Option<String>,
 }
 
@@ -151,7 +152,11 @@ impl Connection {
 fn inspection(version: u32, name: &str) -> String {
     let invalidation = match version {
         170_000.. => "failover, synced, invalidation_reason AS invalidation",
-        160_000.. => "false AS failover, false AS synced, CASE WHEN conflicting THEN 'conflicting' END AS invalidation",
+        // Conflicting is what was invalidated for any reason; only removed log takes the place away (ReplicationSlotInvalidate).
+        160_000.. => {
+            "false AS failover, false AS synced, CASE WHEN NOT conflicting THEN NULL \
+             WHEN restart_lsn IS NULL THEN 'wal_removed' ELSE 'rows_removed' END AS invalidation"
+        }
         _ => "false AS failover, false AS synced, NULL AS invalidation",
     };
     let two_phase = if version >= 140_000 { "two_phase" } else { "false AS two_phase" };
