@@ -9,7 +9,7 @@ use crate::backlog::{Backlog, ORIGIN, ROWS_PER_TRANSACTION};
 use crate::cost::{Cost, Meter, Readings, Watched, now_us};
 use crate::process::Process;
 use crate::report::{Median, grouped, provenance, table};
-use crate::rounds::{Outcome, take_turns};
+use crate::rounds::{Outcome, WARM_UPS, take_turns, warm_up};
 use crate::source::Path;
 use crate::tools::Tool;
 use crate::tools::highwater::Highwater;
@@ -26,8 +26,6 @@ const LOOK: Duration = Duration::from_millis(100);
 const QUIET: f64 = 0.15;
 /// What the broker's virtual machine compiles itself for.
 const WARM_UP: Tool = Tool::Highwater(Highwater { history: true, path: Path::Tcp });
-/// How often: a young broker's compiler takes three times the CPU of the broker's own work, and gets less of it each time.
-const WARM_UPS: u32 = 4;
 
 /// One drain by one tool.
 struct Run {
@@ -51,12 +49,7 @@ impl Run {
 
 pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<String> {
     let backlog = Backlog::write(bench, arguments).await?;
-    for nth in 1..=WARM_UPS {
-        eprintln!("bench: drain {nth} of {WARM_UPS} that do not count, for a broker that was just started");
-        if let Err(error) = drain(bench, &backlog, WARM_UP).await {
-            eprintln!("bench: it failed: {error:#}");
-        }
-    }
+    warm_up(async || drain(bench, &backlog, WARM_UP).await).await;
     let tools = Tool::ALL.into_iter().filter(|tool| arguments.wants(&tool.name()));
     let told = |run: &Run| {
         let Cost { tool, broker, walsender, others } = run.cost;

@@ -24,6 +24,19 @@ impl<T, R> Outcome<T, R> {
     }
 }
 
+/// Runs that do not count: a young broker's compiler takes three times the CPU of the broker's own work, and less each time.
+pub(crate) const WARM_UPS: u32 = 4;
+
+/// Warms a broker that was just started.
+pub(crate) async fn warm_up<R>(mut run: impl AsyncFnMut() -> Result<R>) {
+    for nth in 1..=WARM_UPS {
+        eprintln!("bench: run {nth} of {WARM_UPS} that do not count, for a broker that was just started");
+        if let Err(error) = run().await {
+            eprintln!("bench: it failed: {error:#}");
+        }
+    }
+}
+
 /// Runs each tool once in each round, and says what came of it; a tool that has failed is left out from then on.
 pub(crate) async fn take_turns<T: Copy, R>(
     tools: impl IntoIterator<Item = T>,

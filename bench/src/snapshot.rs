@@ -12,7 +12,7 @@ use crate::cost::{Cost, Meter, Watched, now_us};
 use crate::latency;
 use crate::process::Process;
 use crate::report::{grouped, provenance, table};
-use crate::rounds::{Outcome, take_turns};
+use crate::rounds::{Outcome, WARM_UPS, take_turns, warm_up};
 use crate::source::Path;
 use crate::tools::debezium::{self, Debezium};
 use crate::tools::highwater::{self, Highwater};
@@ -56,7 +56,7 @@ pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<Stri
     fill(bench, arguments.snapshot_rows).await?;
     let readers = Reader::ALL.into_iter().filter(|reader| arguments.wants(&reader.name()));
     let told = |run: &Run| format!("{} rows/s, {:.0} MiB", grouped(run.rows_per_s), run.peak_mib);
-    let run = async |reader| {
+    let run = async |reader: Reader| {
         bench.clean(RUN).await?;
         // Beside writes that end with the reading.
         tokio::select! {
@@ -66,6 +66,7 @@ pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<Stri
             }
         }
     };
+    warm_up(async || run(Reader::Highwater).await).await;
     let outcomes = take_turns(readers, arguments.runs, Reader::name, run, told).await;
     bench.clean(RUN).await?;
     Ok(section(bench, &outcomes, arguments))
@@ -189,7 +190,7 @@ fn section(bench: &Bench, outcomes: &[Outcome<Reader, Run>], arguments: &Argumen
         text,
         "{} runs of each, in turns. The clock starts when the tool's slot is there, and stops at the broker's append of the last row \
          that was read; for COPY it is the run of the clients, which start at the same time. Every topic was read afterwards and held \
-         every row. `others` has the server's side of the reading, and the writers.\n\n",
+         every row. {WARM_UPS} readings before the first do not count: they warm the broker's virtual machine, for all tools. `others` has the server's side of the reading, and the writers.\n\n",
         arguments.runs
     );
     text + &table(&head, &rows)
