@@ -25,6 +25,10 @@ const MESSAGES_BETWEEN_LOOKS: u32 = 512;
 /// Pauses between two questions whether a commit is visible.
 const VISIBLE_PAUSES: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(5));
 
+/// How long a drain goes on reading a source transaction that is in the middle; the process itself has
+/// `[operate] drain_deadline_s`.
+const COMMITS_WITHIN: Duration = Duration::from_secs(10);
+
 /// Pause between two looks whether the producer has room again.
 const ROOM_PAUSE: Duration = Duration::from_millis(1);
 
@@ -41,6 +45,8 @@ pub(super) struct Loop<'a> {
     slot: String,
     messages: u32,
     measures: Measures,
+    /// When a drain gives a source transaction up that is in the middle.
+    leaves_at: Option<Instant>,
 }
 
 impl<'a> Loop<'a> {
@@ -58,6 +64,7 @@ impl<'a> Loop<'a> {
             slot,
             messages: 0,
             measures: Measures::beginning(acknowledged),
+            leaves_at: None,
         }
     }
 
@@ -66,28 +73,43 @@ impl<'a> Loop<'a> {
     /// # Errors
     /// Whatever ends the session; what was sent and not committed is aborted by the next session's fence.
     pub(super) fn run(mut self) -> Result<(), Error> {
-        while !self.shutdown.is_cancelled() {
-            match self.read()? {
-                Step::On => {}
-                Step::Begin(begin) => self.begin(&begin)?,
-                Step::Replay(commit) => self.replay(&commit)?,
-            }
-            self.messages += 1;
-            let at_hand = self.session.stream.has_buffered();
-            if !at_hand && !self.session.stream.is_flooded() {
-                self.session.work.publisher.send_events()?;
-            }
-            if self.messages >= MESSAGES_BETWEEN_LOOKS || !at_hand {
-                self.messages = 0;
-                self.look_around()?;
-            }
+        while !self.shutdown.is_cancelled() || self.goes_on_to_the_commit() {
+            self.step()?;
         }
-        // A transaction in the middle is not published: the next session finds it in the log.
-        if !self.session.work.inside {
+        if self.session.work.inside {
+            // It is not published: the next session finds it in the log.
+            warn!("a source transaction is left in the middle; readers of committed records wait for the next start");
+        } else {
             self.session.work.publisher.close()?;
             self.acknowledge(false)?;
         }
         info!(acknowledged = %self.acknowledged, "capture drained");
+        Ok(())
+    }
+
+    /// Whether a source transaction is in the middle, and is read to its end although the shutdown has come: what is left
+    /// open on the brokers hides from readers of committed records all that stands behind its first record.
+    fn goes_on_to_the_commit(&mut self) -> bool {
+        let until = *self.leaves_at.get_or_insert_with(|| Instant::now() + COMMITS_WITHIN);
+        self.session.work.inside && Instant::now() < until
+    }
+
+    /// Reads one message, does what it asks for, and then what is due.
+    fn step(&mut self) -> Result<(), Error> {
+        match self.read()? {
+            Step::On => {}
+            Step::Begin(begin) => self.begin(&begin)?,
+            Step::Replay(commit) => self.replay(&commit)?,
+        }
+        self.messages += 1;
+        let at_hand = self.session.stream.has_buffered();
+        if !at_hand && !self.session.stream.is_flooded() {
+            self.session.work.publisher.send_events()?;
+        }
+        if self.messages >= MESSAGES_BETWEEN_LOOKS || !at_hand {
+            self.messages = 0;
+            self.look_around()?;
+        }
         Ok(())
     }
 
@@ -201,8 +223,8 @@ impl<'a> Loop<'a> {
         self.session.work.begin(begin, publish)
     }
 
-    /// Publishes a streamed transaction. If the shutdown comes first, it is left in the middle and never committed: the next
-    /// session finds it in the log.
+    /// Publishes a streamed transaction. If the shutdown comes and it takes longer than a drain may, it is left in the middle and
+    /// never committed: the next session finds it in the log.
     fn replay(&mut self, commit: &StreamCommit) -> Result<(), Error> {
         let begin = begin_of(commit);
         let publish = !self.session.work.is_published(&begin)?;
@@ -221,12 +243,12 @@ impl<'a> Loop<'a> {
         Ok(())
     }
 
-    /// Does what is due until the producer has room; `false` if the shutdown came first. A send that waits for brokers
+    /// Does what is due until the producer has room; `false` if a drain's time ran out first. A send that waits for brokers
     /// would keep the server waiting, too.
     fn await_room(&mut self) -> Result<bool, Error> {
         loop {
             self.look_around()?;
-            if self.shutdown.is_cancelled() {
+            if self.shutdown.is_cancelled() && !self.goes_on_to_the_commit() {
                 return Ok(false);
             }
             if self.session.work.publisher.has_room() {
