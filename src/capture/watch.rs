@@ -43,15 +43,14 @@ async fn ask(source: &Source, servers: Option<SlotServers>) -> Result<(Option<Sl
 }
 
 fn show(standing: &SlotStanding) {
-    let bytes = [
-        ("highwater_slot_behind_bytes", standing.behind_bytes),
-        ("highwater_slot_retained_bytes", standing.retained_bytes),
-        ("highwater_slot_safe_bytes", standing.safe_bytes),
-    ];
-    for (name, bytes) in bytes {
-        if let Some(bytes) = bytes {
-            gauge!(name).set(as_f64(bytes.unsigned_abs()));
-        }
+    if let Some(bytes) = standing.behind_bytes {
+        gauge!("highwater_slot_behind_bytes").set(as_f64(bytes.unsigned_abs()));
+    }
+    if let Some(bytes) = standing.retained_bytes {
+        gauge!("highwater_slot_retained_bytes").set(as_f64(bytes.unsigned_abs()));
+    }
+    if let Some(bytes) = standing.safe_bytes {
+        gauge!("highwater_slot_safe_bytes").set(as_f64(bytes.unsigned_abs()));
     }
     gauge!("highwater_slot_active").set(f64::from(u8::from(standing.active)));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -86,6 +86,12 @@ impl Read {
             made = self.standby.batch_execute(&creation) => made.expect("a slot on the standby"),
             _ = within_a_minute(urge) => panic!("no slot within a minute"),
         }
+        let place = format!("SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = '{slot}'");
+        let place: String = self.standby.query_one(&place, &[]).await.expect("the slot").get(0);
+        let beyond = format!(
+            "SELECT count(*) FROM pg_replication_slots WHERE active AND confirmed_flush_lsn >= '{place}' AND slot_type = 'logical'"
+        );
+        eventually("what is published is beyond it", async || self.shop.value(&beyond).await == "1").await;
         self.variables.insert("HIGHWATER_SOURCE_SLOT".to_owned(), slot);
         assert!(pipeline.terminate().success(), "{}", pipeline.log());
         let (sound, found) = self.check();
