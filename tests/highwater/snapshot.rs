@@ -110,7 +110,6 @@ async fn a_snapshot_beside_writes_and_kills_equals_the_database_also_when_the_to
         }
     }
     let done = "snapshot of a table is done";
-    pipeline.is_ready().await;
     let written = writers.stop().await.expect("the writers stop");
     println!("beside it: {written}");
     let patience = Duration::from_mins(2) + Duration::from_secs(u64::from(parts / 1000));
