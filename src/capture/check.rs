@@ -7,7 +7,7 @@ use highwater_postgres::{Connection, Error, Session};
 
 use super::feeds::Feeds;
 use super::progress::Progress;
-use super::start::{Lost, Serving, SlotState as Standing, Start, decide_start};
+use super::start::{Lost, Serving, SlotState as Place, Start, decide_start};
 use super::tables::{describe_named, describe_published};
 use crate::config::Source;
 use crate::events::mapping::compile::MappingError;
@@ -67,7 +67,7 @@ impl Beginning {
     /// # Errors
     /// Slot and progress do not fit together.
     pub fn decide(&self, source: &Source, topic: &str, progress: Option<Progress>) -> Result<Start, Lost> {
-        let state = Standing::of(self.slot.as_ref(), &self.timelines);
+        let state = Place::of(self.slot.as_ref(), &self.timelines);
         let (server, system) = (source.log().url(), self.system.system_identifier.to_string());
         let from = Serving { slot: &source.slot, server, system: &system, timeline: self.system.timeline };
         decide_start(from, topic, state, progress)

@@ -51,7 +51,7 @@ pub(crate) use session::TRANSACTION_TIMEOUT;
 pub use settings::{OnLostSlot, Settings};
 pub use slot::{SlotServers, SlotStanding};
 pub use spill::SpillError;
-pub use standby::{IDENTIFY_PRIMARY, OLDEST_STANDBY};
+pub use standby::{OLDEST_STANDBY, Primary};
 pub use watch::watch_slot;
 
 use crate::config::Source;

@@ -119,14 +119,14 @@ impl Progress {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn at(lsn: u64) -> Bound {
+    pub(in super::super) fn at(lsn: u64) -> Bound {
         Bound::at_lsn(1, lsn)
     }
 
-    fn progress(lsn: u64) -> Progress {
+    pub(in super::super) fn progress(lsn: u64) -> Progress {
         Progress::beginning("7".to_owned(), at(lsn), 2)
     }
 

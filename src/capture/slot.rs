@@ -6,7 +6,7 @@ use std::time::Duration;
 use highwater_postgres::{Error, client};
 use tokio_postgres::Client;
 
-use crate::config::Source;
+use crate::config::{Server, Source};
 
 const END: &str = "
     SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END)::text";
@@ -46,7 +46,7 @@ impl SlotServers {
     /// # Errors
     /// A URL that the connector does not know, or what a server says.
     pub async fn connect(source: &Source, application_name: &str, timeout: Duration) -> Result<Self, Error> {
-        let connect = async |server: &crate::config::Server| {
+        let connect = async |server: &Server| {
             client::connect(&server.postgres(application_name)?.with_connect_timeout(timeout)).await
         };
         let standby = match &source.standby {

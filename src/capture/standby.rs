@@ -13,11 +13,6 @@ use super::session::{Plan, config_of};
 
 /// The first version that decodes its log on a standby.
 pub const OLDEST_STANDBY: u32 = 160_000;
-/// Asks a primary for its cluster, the timeline that it writes (eight hexadecimal digits, as in its files' names), and how far.
-pub const IDENTIFY_PRIMARY: &str = "
-    SELECT system_identifier, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline,
-           pg_current_wal_flush_lsn()::text AS flushed
-    FROM pg_control_system()";
 /// Between two snapshots of running transactions that a new slot on a standby waits for; it may need several.
 const URGE_EVERY: Duration = Duration::from_millis(200);
 /// Between two looks whether a standby has caught up.
@@ -25,12 +20,42 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What a primary says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Primary {
+pub struct Primary {
     /// The cluster, the same on all its standbys.
-    system_identifier: u64,
+    pub system_identifier: u64,
     /// The timeline that it writes.
-    timeline: u32,
-    flushed: Lsn,
+    pub timeline: u32,
+    /// How far its log is on disk.
+    pub flushed: Lsn,
+}
+
+impl Primary {
+    /// Asks for the cluster, the timeline (eight hexadecimal digits, as in the names of the log's files), and how far; as texts.
+    pub const IDENTIFY: &str = "
+        SELECT system_identifier::text, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline,
+               pg_current_wal_flush_lsn()::text AS flushed
+        FROM pg_control_system()";
+
+    /// Reads the answer's columns.
+    ///
+    /// # Errors
+    /// A column that is none of these.
+    pub fn parse(
+        system_identifier: Option<&str>,
+        timeline: Option<&str>,
+        flushed: Option<&str>,
+    ) -> Result<Self, highwater_postgres::Error> {
+        let identity = (|| {
+            Some(Self {
+                system_identifier: system_identifier?.parse().ok()?,
+                timeline: u32::from_str_radix(timeline?, 16).ok()?,
+                flushed: flushed?.parse().ok()?,
+            })
+        })();
+        let said = (system_identifier, timeline, flushed);
+        identity
+            .ok_or_else(|| highwater_postgres::Error::Protocol(format!("the primary identified itself as {said:?}")))
+    }
 }
 
 impl Plan<'_> {
@@ -146,15 +171,9 @@ impl Plan<'_> {
 
 /// Asks a primary who it is, over a connection that ends with the server and so with the timeline.
 fn identify_primary(primary: &mut Connection, timeout: Duration) -> Result<Primary, Error> {
-    let rows = primary.simple_query(IDENTIFY_PRIMARY, timeout)?;
-    let identity = (|| {
-        Some(Primary {
-            system_identifier: rows.value(0, "system_identifier")?.parse().ok()?,
-            timeline: u32::from_str_radix(rows.value(0, "timeline")?, 16).ok()?,
-            flushed: rows.value(0, "flushed")?.parse().ok()?,
-        })
-    })();
-    identity.ok_or_else(|| Error::Unexpected(format!("the primary identified itself as {:?}", rows.rows)))
+    let rows = primary.simple_query(Primary::IDENTIFY, timeout)?;
+    let column = |name| rows.value(0, name);
+    Ok(Primary::parse(column("system_identifier"), column("timeline"), column("flushed"))?)
 }
 
 /// Waits until a standby has what the primary has now: a slot that begins behind it would miss what was published, and the
@@ -173,6 +192,7 @@ fn catch_up(standby: &mut Connection, primary: &mut Connection, timeout: Duratio
                  caught up"
             )));
         }
+        // Nothing announces what a standby has replayed: it can only be asked for.
         std::thread::sleep(LOOK_EVERY);
     }
 }

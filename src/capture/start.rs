@@ -153,7 +153,7 @@ impl Invalidation {
             (Some("rows_removed" | "wal_level_insufficient"), _) => Some(Self::Conflict),
             (Some("idle_timeout"), _) => Some(Self::Idle),
             (Some(_), _) => Some(Self::Other),
-            (None, _) => slot.confirmed_flush.is_none().then_some(Self::Other),
+            (None, _) => None,
         }
     }
 }
@@ -250,15 +250,8 @@ pub fn decide_start(
 
 #[cfg(test)]
 mod tests {
+    use super::super::progress::tests::{at, progress};
     use super::*;
-
-    fn at(lsn: u64) -> Bound {
-        Bound::at_lsn(1, lsn)
-    }
-
-    fn progress(lsn: u64) -> Progress {
-        Progress::beginning("7".to_owned(), at(lsn), 2)
-    }
 
     fn decide(slot: SlotState, progress: Option<Progress>) -> Result<Start, Lost> {
         let from = Serving { slot: "s", server: "db:5432", system: "7", timeline: 1 };

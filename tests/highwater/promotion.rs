@@ -9,14 +9,7 @@ use highwater_demo::write::{self, Writers};
 
 use crate::process::{Pipeline, highwater};
 use crate::shop::{Shop, eventually};
-use crate::stack::{FAILED_OVER, PROMOTED, Stack, Variables};
-
-/// The shop as its standby has it.
-fn on_the_standby(of_the_primary: &Variables) -> Variables {
-    let (from, to) = (&of_the_primary["PRIMARY_PORT"], &of_the_primary["REPLICA1_PORT"]);
-    let moved = |value: &String| value.replace(&format!(":{from}/"), &format!(":{to}/"));
-    of_the_primary.iter().map(|(name, value)| (name.clone(), moved(value))).collect()
-}
+use crate::stack::{FAILED_OVER, PROMOTED, Stack, Variables, followed, on_the_standby};
 
 /// Starts the standby again, and makes it the primary.
 async fn promote(servers: &Stack, of_the_primary: &Variables) -> (Variables, Endpoints, tokio_postgres::Client) {
@@ -68,24 +61,14 @@ async fn what_only_a_lost_primary_had_is_named_after_a_promotion_and_no_copy_kee
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_the_standby_has_the_slot_capture_goes_on_after_a_promotion_and_nothing_is_lost_or_doubled() {
-    FAILED_OVER.wipe();
-    FAILED_OVER.with(&["primary"]);
-    FAILED_OVER.copy_stopped_primary("replica1");
-    let admin = Endpoints::connect(&FAILED_OVER.with(&[])["ADMIN_DATABASE"]).await.expect("the primary answers");
-    admin.batch_execute("SELECT pg_create_physical_replication_slot('replica1', true)").await.expect("its slot");
+    let admin = FAILED_OVER.with_standby("replica1").await;
     let servers = ["primary", "replica1", "redis", "kafka"];
     let shop = Shop::open_on(&FAILED_OVER, &servers, "failover", 300).await;
     // What a standby needs so that it keeps the slot, and the primary, so that no capture is ahead of the standby.
     admin.batch_execute("ALTER SYSTEM SET synchronized_standby_slots = 'replica1'").await.expect("a setting");
     admin.batch_execute("SELECT pg_reload_conf()").await.expect("a reload");
     let standby = Endpoints::from_variables(on_the_standby(&shop.endpoints.variables)).expect("all addresses");
-    let mut connected = None;
-    eventually("the standby has the shop", async || {
-        connected = Endpoints::connect(&standby.admin_database).await.ok();
-        connected.is_some()
-    })
-    .await;
-    let standby = connected.expect("a connection");
+    let standby = followed(&standby).await;
     standby.batch_execute("ALTER SYSTEM SET sync_replication_slots = on").await.expect("a setting");
     standby.batch_execute("SELECT pg_reload_conf()").await.expect("a reload");
 

@@ -8,6 +8,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use highwater_demo::endpoints::Endpoints;
+
+use crate::shop::eventually;
+
 /// What a stack's env file says: ports, addresses, passwords.
 pub(crate) type Variables = HashMap<String, String>;
 
@@ -102,6 +106,17 @@ impl Stack {
         *up = BTreeSet::from(["primary", standby]);
     }
 
+    /// Begins anew with a primary and a standby that has a slot there; returns a connection to the primary.
+    pub(crate) async fn with_standby(&self, standby: &'static str) -> tokio_postgres::Client {
+        self.wipe();
+        self.with(&["primary"]);
+        self.copy_stopped_primary(standby);
+        let primary = Endpoints::connect(&self.with(&[])["ADMIN_DATABASE"]).await.expect("the primary answers");
+        let slot = format!("SELECT pg_create_physical_replication_slot('{standby}', true)");
+        primary.batch_execute(&slot).await.expect("the standby's slot");
+        primary
+    }
+
     fn run(&self, command: &[&str]) {
         let mut stack = Command::new(root().join("scripts/stack"));
         if let Some(version) = self.postgres {
@@ -111,6 +126,24 @@ impl Stack {
         let output = output.unwrap_or_else(|error| panic!("scripts/stack does not run: {error}"));
         assert!(output.status.success(), "scripts/stack {command:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
+}
+
+/// The shop as its standby has it.
+pub(crate) fn on_the_standby(of_the_primary: &Variables) -> Variables {
+    let (from, to) = (&of_the_primary["PRIMARY_PORT"], &of_the_primary["REPLICA1_PORT"]);
+    let moved = |value: &String| value.replace(&format!(":{from}/"), &format!(":{to}/"));
+    of_the_primary.iter().map(|(name, value)| (name.clone(), moved(value))).collect()
+}
+
+/// Connects to a shop on the standby, once it has it.
+pub(crate) async fn followed(on_the_standby: &Endpoints) -> tokio_postgres::Client {
+    let mut connected = None;
+    eventually("the standby has the shop", async || {
+        connected = Endpoints::connect(&on_the_standby.admin_database).await.ok();
+        connected.is_some()
+    })
+    .await;
+    connected.expect("a connection")
 }
 
 /// Returns the folder of a PostgreSQL's programs.

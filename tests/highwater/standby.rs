@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::process::{Pipeline, highwater};
 use crate::shop::{Shop, eventually, within_a_minute};
-use crate::stack::{READ_FROM_STANDBY, Variables};
+use crate::stack::{READ_FROM_STANDBY, Variables, followed, on_the_standby};
 
 const STANDBY: &str = "replica1";
 /// Each test wipes the servers, which is before its shop is alone.
@@ -30,36 +30,23 @@ impl Read {
     async fn open(name: &str) -> Self {
         let alone = ONE.lock().await;
         // A promotion cannot be taken back: what an earlier test left is of no use.
-        READ_FROM_STANDBY.wipe();
-        READ_FROM_STANDBY.with(&["primary"]);
-        READ_FROM_STANDBY.copy_stopped_primary(STANDBY);
-        let stack = READ_FROM_STANDBY.with(&[]);
-        let admin = Endpoints::connect(&stack["ADMIN_DATABASE"]).await.expect("the primary answers");
-        let slot = format!("SELECT pg_create_physical_replication_slot('{STANDBY}', true)");
-        admin.batch_execute(&slot).await.expect("the standby's slot");
+        READ_FROM_STANDBY.with_standby(STANDBY).await;
         let shop = Shop::open_on(&READ_FROM_STANDBY, &["primary", STANDBY, "redis", "kafka"], name, 300).await;
-        let (at_primary, at_standby) =
-            (format!(":{}/", stack["PRIMARY_PORT"]), format!(":{}/", stack["REPLICA1_PORT"]));
         let of_primary = &shop.endpoints.variables;
-        let moved = |value: &String| value.replace(&at_primary, &at_standby);
-        let moved: Variables = of_primary.iter().map(|(name, value)| (name.clone(), moved(value))).collect();
+        let moved = on_the_standby(of_primary);
         let mut variables = of_primary.clone();
         let source = moved["HIGHWATER_SOURCE_DATABASE"].clone();
         variables.insert("HIGHWATER_SOURCE_STANDBY".to_owned(), source);
         // Whichever of the two is the primary.
-        let both = format!(":{},127.0.0.1:{}/", stack["PRIMARY_PORT"], stack["REPLICA1_PORT"]);
+        let at_primary = format!(":{}/", of_primary["PRIMARY_PORT"]);
+        let both = format!(":{},127.0.0.1:{}/", of_primary["PRIMARY_PORT"], of_primary["REPLICA1_PORT"]);
         for database in ["HIGHWATER_SOURCE_DATABASE", "HIGHWATER_AUDIT_DATABASE"] {
             let of_both = of_primary[database].replace(&at_primary, &both) + "?target_session_attrs=read-write";
             variables.insert(database.to_owned(), of_both);
         }
         let on_standby = Endpoints::from_variables(moved).expect("all addresses");
-        let mut connected = None;
-        eventually("the standby has the shop", async || {
-            connected = Endpoints::connect(&on_standby.admin_database).await.ok();
-            connected.is_some()
-        })
-        .await;
-        Self { shop, variables, standby: connected.expect("a connection"), on_standby, _alone: alone }
+        let standby = followed(&on_standby).await;
+        Self { shop, variables, on_standby, standby, _alone: alone }
     }
 
     async fn pipeline(&self, roles: &[&str]) -> Pipeline {

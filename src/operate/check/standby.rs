@@ -1,12 +1,12 @@
 //! The standby whose log is read, where one is named: that it is one of this primary's, and keeps what its slot needs.
 
-use highwater_postgres::{Error, Lsn, quote};
+use highwater_postgres::{Error, quote};
 use tokio_postgres::Client;
 
 use super::report::Report;
 use super::server::{self, ServerFacts};
 use super::unreachable::connect;
-use crate::capture::{Beginning, IDENTIFY_PRIMARY, OLDEST_STANDBY};
+use crate::capture::{Beginning, OLDEST_STANDBY, Primary};
 use crate::roles::Config;
 
 const SETTING: &str = "source.standby";
@@ -24,13 +24,6 @@ struct Keeping {
     may_urge: bool,
     /// The primary's slot of the same name, if nobody reads it.
     left_behind: Option<String>,
-}
-
-/// What the primary says of itself.
-#[derive(Debug, Clone, Copy)]
-struct Primary {
-    system_identifier: u64,
-    timeline: u32,
 }
 
 /// Looks at the server whose log is read; returns what it says of itself, or none if it does not answer. Without a standby it is
@@ -55,12 +48,10 @@ pub(super) async fn look(
         // Said already; it can tell nothing of the primary's.
         return Ok(Some(facts));
     }
-    let identity = primary.query_one(IDENTIFY_PRIMARY, &[]).await?;
-    let (system, timeline, flushed) = (identity.get::<_, i64>(0), identity.get(1), identity.get::<_, &str>(2));
-    let timeline = u32::from_str_radix(timeline, 16).unwrap_or_default();
-    let identity = Primary { system_identifier: system.cast_unsigned(), timeline };
-    if let (Some(beginning), Ok(flushed)) = (&mut beginning, flushed.parse::<Lsn>()) {
-        beginning.system.flushed = flushed;
+    let identity = primary.query_one(Primary::IDENTIFY, &[]).await?;
+    let identity = Primary::parse(identity.get(0), identity.get(1), identity.get(2))?;
+    if let Some(beginning) = &mut beginning {
+        beginning.system.flushed = identity.flushed;
     }
     let row = client.query_one(KEEPING, &[]).await?;
     let of_primary = primary.query_one(OF_PRIMARY, &[&config.source.slot]).await?;
@@ -171,7 +162,7 @@ mod tests {
     fn found(facts: &ServerFacts, keeping: &Keeping, primary: (u64, u32)) -> Vec<(Grade, String, String)> {
         let system = SystemIdentity { system_identifier: 7, timeline: 2, flushed: Lsn(9), database: None };
         let timelines = Timelines::parse(2, "1\t0/5\tpromoted\n").unwrap();
-        let primary = Primary { system_identifier: primary.0, timeline: primary.1 };
+        let primary = Primary { system_identifier: primary.0, timeline: primary.1, flushed: Lsn(9) };
         let beginning = Beginning { slot: None, system, timelines };
         let mut report = Report::default();
         judge(facts, keeping, primary, Some(&beginning), &mut report);
