@@ -30,7 +30,7 @@ type Tasks = JoinSet<(Role, Result<()>)>;
 pub(crate) async fn run(config: Config, roles: &[Role], metrics: PrometheusHandle) -> Result<ExitCode> {
     let config = Arc::new(config);
     let mut signals = Signals::listen()?;
-    let readiness = Readiness::default();
+    let readiness = Readiness::of(roles.iter().map(|role| role.name()));
     let watched = watch(&config.operate, metrics, readiness.clone()).await?;
     let shutdown = Shutdown::new();
     let mut tasks = Tasks::new();

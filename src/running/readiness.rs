@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The board of one process. Clones share it.
-#[derive(Debug, Clone, Default)]
+/// The board of one process, with a line for each of its roles from the beginning. Clones share it.
+#[derive(Debug, Clone)]
 pub struct Readiness(Arc<Mutex<Board>>);
 
 type Board = BTreeMap<&'static str, Option<String>>;
@@ -17,12 +17,20 @@ pub struct Standing {
 }
 
 impl Readiness {
-    /// Adds a role, not ready while it starts.
+    /// Makes the board of these roles, none of them ready.
+    ///
+    /// All at once: a board that is read before a role stands on it would call a process ready that has not begun.
+    #[must_use]
+    pub fn of(roles: impl IntoIterator<Item = &'static str>) -> Self {
+        let board = Self(Arc::default());
+        roles.into_iter().for_each(|role| board.role(role).waits_for("starting"));
+        board
+    }
+
+    /// Returns what writes a role's line.
     #[must_use]
     pub fn role(&self, role: &'static str) -> Standing {
-        let standing = Standing { board: self.clone(), role };
-        standing.waits_for("starting");
-        standing
+        Standing { board: self.clone(), role }
     }
 
     /// Returns every role with the reason why it is not ready, or `None` if it is.
@@ -67,11 +75,13 @@ mod tests {
 
     #[test]
     fn a_role_is_not_ready_until_it_says_so_and_gives_its_reason_after() {
-        let board = Readiness::default();
+        let board = Readiness::of(["cache", "audit"]);
+        let starting = || Some("starting".to_owned());
+        assert_eq!(board.all(), [("audit", starting()), ("cache", starting())], "before any of them has begun");
         let cache = board.role("cache");
         let audit = board.role("audit");
         audit.ready();
-        assert_eq!(board.all(), [("audit", None), ("cache", Some("starting".to_owned()))]);
+        assert_eq!(board.all(), [("audit", None), ("cache", starting())]);
         cache.ready();
         audit.waits_for("a reason");
         assert_eq!(board.all(), [("audit", Some("a reason".to_owned())), ("cache", None)]);

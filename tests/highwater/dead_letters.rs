@@ -54,7 +54,7 @@ impl Refusing {
         let feed = Feed::new(connection, vec![shop.endpoints.topic(topic)], shop.endpoints.topic("dead-letters"));
         let shutdown = Shutdown::new();
         let mut worker = Self { name, most, refused: 0, shutdown: shutdown.clone() };
-        let standing = Readiness::default().role("cache");
+        let standing = Readiness::of(["cache"]).role("cache");
         let run = deliver(&mut worker, &feed, &shutdown, &standing);
         tokio::time::timeout(std::time::Duration::from_mins(1), run).await.expect("in time").expect("drained");
         assert_eq!(worker.refused, most, "as many events as stand in the topic");

@@ -183,14 +183,14 @@ fn is_passing(code: rdkafka::types::RDKafkaErrorCode) -> bool {
 
 fn assign(consumer: &BaseConsumer, topic: &str, until: &Until) -> Result<HashMap<i32, Partition>> {
     let metadata = consumer.fetch_metadata(Some(topic), ANSWER).with_context(|| format!("no answer about {topic}"))?;
-    let numbers: Vec<i32> = metadata
-        .topics()
-        .iter()
-        .filter(|found| found.name() == topic && found.error().is_none())
+    let found = || metadata.topics().iter().filter(|found| found.name() == topic);
+    let numbers: Vec<i32> = found()
+        .filter(|found| found.error().is_none())
         .flat_map(|found| found.partitions().iter().map(rdkafka::metadata::MetadataPartition::id))
         .collect();
     if numbers.is_empty() {
-        bail!("there is no topic {topic}: has the pipeline ever run?");
+        let told = found().find_map(rdkafka::metadata::MetadataTopic::error);
+        bail!("there is no topic {topic}: has the pipeline ever run? The broker says {told:?}");
     }
     let from = if matches!(until, Until::Complete(_)) { Offset::End } else { Offset::Beginning };
     let mut list = TopicPartitionList::new();

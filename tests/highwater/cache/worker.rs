@@ -46,7 +46,7 @@ async fn start(server: &Server, log: &Log) -> Running {
     let stopped = stop.clone();
     let task = tokio::spawn(async move {
         let mut worker = CacheWorker::new(cache, Plan::new(settings.rules));
-        deliver(&mut worker, &feed, &stopped, &Readiness::default().role("cache")).await
+        deliver(&mut worker, &feed, &stopped, &Readiness::of(["cache"]).role("cache")).await
     });
     Running { stop, task }
 }

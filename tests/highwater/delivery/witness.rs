@@ -76,7 +76,7 @@ impl Witness {
     }
 
     pub(super) async fn run_to_its_end(&mut self, source: &Source) -> Result<(), Stopped> {
-        let (feed, shutdown, standing) = (source.feed(), self.shutdown.clone(), Readiness::default().role("cache"));
+        let (feed, shutdown, standing) = (source.feed(), self.shutdown.clone(), Readiness::of(["cache"]).role("cache"));
         let outcome = tokio::time::timeout(TIMEOUT, deliver(self, &feed, &shutdown, &standing)).await;
         outcome.unwrap_or_else(|_| panic!("not enough after {TIMEOUT:?}: {:?}", self.seen))
     }

@@ -33,7 +33,7 @@ impl Gateway {
         let address = settings.listen.to_string();
         let stop = shutdown.clone();
         let task = tokio::spawn(async move {
-            let standing = Readiness::default().role("storefront");
+            let standing = Readiness::of(["storefront"]).role("storefront");
             run(&settings, &topics, "test", &stop, &standing).await
         });
         let gateway = Self { address, shutdown, task };
