@@ -87,7 +87,7 @@ impl Config {
         let source = read(document, "source", Source::read);
         Self {
             topics: read(document, "topics", |section| Topics::read(section, &source.topic_prefix)),
-            capture: read(document, "capture", capture::Settings::read),
+            capture: read(document, "capture", |section| capture::Settings::read(section, &source.map)),
             cache: read(document, "cache", |section| cache::Settings::read(section, &source.map)),
             audit: read(document, "audit", audit::Settings::read),
             storefront: read(document, "storefront", storefront::Settings::read),
@@ -108,6 +108,22 @@ fn read<'a, T>(document: &'a Document, name: &str, settings: impl FnOnce(&mut Se
 mod tests {
     use super::*;
     use std::collections::BTreeMap;
+
+    #[test]
+    fn publishing_ahead_of_the_primary_is_refused_where_the_primary_is_asked_for_parts() {
+        let text = "
+[[source.map]]
+table = 'partner_stockrecord'
+event = 'stock'
+part = { through = 'product', by = 'product_id' }
+entity = 'stock/{id}'
+[capture]
+visible_first = false
+";
+        let errors = Config::read(Document::parse("shop.toml", text, BTreeMap::new())).unwrap_err().to_string();
+        assert!(errors.contains("shop.toml:8: capture.visible_first: found false; expected true"), "{errors}");
+        assert!(errors.contains("`partner_stockrecord` (shop.toml:5)"), "{errors}");
+    }
 
     #[test]
     fn config_toml_parses_shows_every_setting_and_equals_the_defaults() {

@@ -36,7 +36,8 @@ impl Work {
             }
             let source = self.publisher.source();
             let timeline = self.branch.timeline_of(Lsn(lsn))?;
-            let stamp = Stamp { source: &source, timeline, lsn, time: commit_time(Timestamp::now().0), xid: None };
+            let (time, ahead) = (commit_time(Timestamp::now().0), self.publisher.progress.ahead);
+            let stamp = Stamp { source: &source, timeline, lsn, time, xid: None, ahead };
             let ledger = &mut self.publisher.progress.snapshot.tables;
             ledger.insert(ready.pass.table().to_owned(), ready.progress);
             match &ready.content {

@@ -77,6 +77,11 @@ impl Feeds {
         Ok(Self { specs: specs.to_vec(), described, announced: Announced::default() })
     }
 
+    /// Whether the catalogue has the same columns of a table as the log.
+    pub(super) fn agrees(&self, relation: &Relation<'_>) -> bool {
+        self.described.get(&relation.oid).is_some_and(|described| described.has(&columns_of(relation)))
+    }
+
     /// Takes note of a table's columns from here on in the log, which said so in the piece of this number.
     pub(super) fn relation(&mut self, relation: &Relation<'_>, piece: u64) {
         let own = is_own(relation.namespace, relation.name);
@@ -107,8 +112,7 @@ impl Feeds {
     }
 
     fn feed_of(&self, relation: &Relation<'_>) -> Feed {
-        let columns: Vec<StreamColumn<'_>> =
-            relation.columns.into_iter().map(|column| (column.name, column.type_oid)).collect();
+        let columns = columns_of(relation);
         let full = relation.identity == ReplicaIdentity::Full;
         let keys = relation.columns.into_iter().enumerate().filter(|(_, column)| column.key);
         let key: Vec<usize> = keys.map(|(at, _)| at).collect();
@@ -173,6 +177,10 @@ impl Feeds {
     pub(super) fn tables_of(&self, family: Family) -> impl Iterator<Item = &str> {
         self.specs.iter().filter(move |spec| spec.family == family).map(|spec| spec.table.value.as_str())
     }
+}
+
+fn columns_of<'a>(relation: &Relation<'a>) -> Vec<StreamColumn<'a>> {
+    relation.columns.into_iter().map(|column| (column.name, column.type_oid)).collect()
 }
 
 fn feed(table: Table, specs: &[EntrySpec], described: &HashMap<u32, Described>) -> Feed {

@@ -70,7 +70,8 @@ mod tests {
     use crate::events::json::commit_time;
 
     fn draft(seq: u32, bytes: usize) -> Draft {
-        let stamp = Stamp { source: "/highwater/shop", timeline: 1, lsn: 16, time: commit_time(0), xid: None };
+        let stamp =
+            Stamp { source: "/highwater/shop", timeline: 1, lsn: 16, time: commit_time(0), xid: None, ahead: false };
         let heading = Heading { id_tail: &[b"history"], subject: &[b"part/1"], entity: b"1" };
         let mut draft = Draft::begin(
             &mut Drafts::default(),

@@ -98,6 +98,11 @@ impl Measures {
         }
     }
 
+    /// Whether what is published may be ahead of what the primary shows.
+    pub(super) fn note_ahead(ahead: bool) {
+        gauge!("highwater_capture_ahead").set(if ahead { 1.0 } else { 0.0 });
+    }
+
     fn sent(&mut self) {
         if let Some(open) = self.open.take() {
             self.sent = self.sent.max(open.lsn);

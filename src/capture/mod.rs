@@ -23,6 +23,7 @@ mod request;
 mod rows;
 mod session;
 mod settings;
+mod settling;
 #[cfg(test)]
 mod simulation;
 mod slot;

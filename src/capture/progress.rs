@@ -19,6 +19,9 @@ pub struct Progress {
     pub counts: BTreeMap<String, Vec<u64>>,
     /// How many marks were made: distinguishes those of one partition with one bound.
     pub marks: u64,
+    /// Whether some of it may stand ahead of what the primary shows: `visible_first` is off, or was not long ago.
+    #[serde(default)]
+    pub ahead: bool,
     /// How far the snapshot is.
     pub snapshot: Ledger,
 }
@@ -76,7 +79,7 @@ impl Progress {
     pub fn beginning(system: String, bound: Bound, partitions: u32) -> Self {
         let empty = vec![0; partitions as usize];
         let counts = Family::ALL.iter().map(|family| (family.topic_suffix().to_owned(), empty.clone()));
-        Self { system, bound, counts: counts.collect(), marks: 0, snapshot: Ledger::default() }
+        Self { system, bound, counts: counts.collect(), marks: 0, ahead: false, snapshot: Ledger::default() }
     }
 
     /// Whether a transaction that commits at `commit_lsn` stands in the topics already.

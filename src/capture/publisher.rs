@@ -240,6 +240,7 @@ impl Publisher {
                 bound,
                 count: self.progress.live_events(Family::ALL[family], partition),
                 complete: complete[family],
+                ahead: self.progress.ahead,
                 number: self.progress.marks,
                 time_us: Timestamp::now().0,
             };

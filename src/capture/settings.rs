@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::Section;
+use crate::events::mapping::spec::{EntrySpec, PartSpec};
 
 /// `[capture]`.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +35,8 @@ pub struct Settings {
     pub chunk_bytes: usize,
     /// What to do where the slot does not go on from the progress.
     pub on_lost_slot: OnLostSlot,
+    /// Whether a commit is published only when the primary shows it.
+    pub visible_first: bool,
     /// After how long a commit that is not visible yet is named in the log.
     pub visible_warning: Duration,
     /// Longest wait for an answer of PostgreSQL or Kafka.
@@ -51,7 +54,18 @@ pub enum OnLostSlot {
 
 impl Settings {
     /// Reads `[capture]`.
-    pub fn read(section: &mut Section<'_>) -> Self {
+    ///
+    /// With `visible_first = false` no part of `map` may stand one step away: it is asked of the primary.
+    pub fn read(section: &mut Section<'_>, map: &[EntrySpec]) -> Self {
+        let visible_first = section.flag("visible_first", true);
+        let asks = |entry: &&EntrySpec| matches!(entry.part.value, PartSpec::Through { .. });
+        if !visible_first && let Some(entry) = map.iter().find(asks) {
+            let message = format!(
+                "found false; expected true, since the part of `{}` ({}) is asked of the primary, which would not have it yet",
+                entry.table.value, entry.part.place
+            );
+            section.error("visible_first", message);
+        }
         Self {
             transaction: section.millis("transaction_ms", 2000, 10..=60_000),
             transaction_records: section.number("transaction_records", 100_000, 1..=10_000_000),
@@ -70,6 +84,7 @@ impl Settings {
                 &[("error", OnLostSlot::Error), ("resnapshot", OnLostSlot::Resnapshot)],
                 OnLostSlot::Error,
             ),
+            visible_first,
             visible_warning: section.millis("visible_warning_ms", 1000, 1..=600_000),
             answer_timeout: section.seconds("answer_timeout_s", 30, 1..=600),
         }

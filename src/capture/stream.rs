@@ -16,6 +16,7 @@ use super::publisher::QUIET_LOOK;
 use super::replay::begin_of;
 use super::session::Session;
 use super::settings::Settings;
+use super::transaction::Transaction;
 use super::visible::Visibility;
 use super::work::Step;
 use crate::running::Shutdown;
@@ -53,11 +54,12 @@ impl<'a> Loop<'a> {
     pub(super) fn new(session: Session, slot: String, settings: &'a Settings, shutdown: &'a Shutdown) -> Self {
         let long_ago = Instant::now().checked_sub(IDLE).unwrap_or_else(Instant::now);
         let acknowledged = Lsn(session.work.publisher.committed().lsn());
+        let ahead = session.work.publisher.progress.ahead;
         Self {
             session,
             settings,
             shutdown,
-            visibility: Visibility::default(),
+            visibility: Visibility::new(settings.visible_first, ahead),
             acknowledged,
             last_status: long_ago,
             heard: Instant::now(),
@@ -73,6 +75,8 @@ impl<'a> Loop<'a> {
     /// # Errors
     /// Whatever ends the session; what was sent and not committed is aborted by the next session's fence.
     pub(super) fn run(mut self) -> Result<(), Error> {
+        self.note_what_is_ahead()?;
+        Measures::note_ahead(self.session.work.publisher.progress.ahead);
         while !self.shutdown.is_cancelled() || self.goes_on_to_the_commit() {
             self.step()?;
         }
@@ -100,6 +104,7 @@ impl<'a> Loop<'a> {
             Step::On => {}
             Step::Begin(begin) => self.begin(&begin)?,
             Step::Replay(commit) => self.replay(&commit)?,
+            Step::Announce(relation) => self.announce(&relation)?,
         }
         self.messages += 1;
         let at_hand = self.session.stream.has_buffered();
@@ -179,6 +184,8 @@ impl<'a> Loop<'a> {
         self.measures.looked(work.inside, work.publisher.in_flight(), committed, now);
         work.advance_snapshot()?;
         if !work.inside {
+            self.note_what_is_ahead()?;
+            let work = &mut self.session.work;
             work.publisher.mark(work.complete(), now)?;
             if let Some((opened, records)) = work.publisher.open_transaction()
                 && (now >= opened + self.settings.transaction
@@ -213,14 +220,47 @@ impl<'a> Loop<'a> {
         Ok(())
     }
 
+    /// Takes note whether anything published may be ahead of the primary: events and marks say so.
+    fn note_what_is_ahead(&mut self) -> Result<(), Error> {
+        let work = &mut self.session.work;
+        if work.publisher.progress.ahead != self.visibility.is_ahead(&mut work.primary, work.timeout)? {
+            let ahead = &mut work.publisher.progress.ahead;
+            *ahead = !*ahead;
+            Measures::note_ahead(*ahead);
+            if *ahead {
+                warn!("commits are published before the primary shows them: a cache takes no fills from it");
+            } else {
+                info!("the primary shows all that is published");
+            }
+        }
+        Ok(())
+    }
+
     fn begin(&mut self, begin: &Begin) -> Result<(), Error> {
         let publish = !self.session.work.is_published(begin)?;
-        if publish && !self.await_visible(begin)? {
+        // Chunks of a snapshot are right only behind commits that they could see.
+        let waits = self.settings.visible_first || !self.session.work.snapshot.is_done();
+        if publish && !waits {
+            self.measures.began(begin);
+        } else if publish && !self.await_visible(begin)? {
             return Ok(());
         }
         // Nothing was read while it was waited for.
         self.heard = Instant::now();
         self.session.work.begin(begin, publish)
+    }
+
+    /// Takes note of a table as of here in the log. What only the catalogue knows of it is asked of the primary: if that has other
+    /// columns, it may have to show first what this transaction did to them.
+    fn announce(&mut self, payload: &[u8]) -> Result<(), Error> {
+        let agreed = self.session.work.announce_as_told(payload)?;
+        if !agreed
+            && let Some((xid, commit)) = self.session.work.transaction.as_ref().map(Transaction::commit)
+            && self.await_shown(xid, commit)?
+        {
+            self.session.work.announce_as_told(payload)?;
+        }
+        Ok(())
     }
 
     /// Publishes a streamed transaction. If the shutdown comes and it takes longer than a drain may, it is left in the middle and
@@ -258,31 +298,40 @@ impl<'a> Loop<'a> {
         }
     }
 
-    /// Waits until the primary shows the commit; `false` if the shutdown came first.
+    /// Waits until the primary shows the commit of a transaction that begins; `false` if the shutdown came first.
     fn await_visible(&mut self, begin: &Begin) -> Result<bool, Error> {
         self.measures.began(begin);
+        let started = Instant::now();
+        let shown = self.await_shown(begin.xid, begin.final_lsn)?;
+        if shown {
+            self.measures.visible();
+            histogram!("highwater_capture_visible_wait_seconds").record(started.elapsed().as_secs_f64());
+        }
+        Ok(shown)
+    }
+
+    /// Waits until the primary shows a commit; `false` if there is no more time for it.
+    fn await_shown(&mut self, xid: u32, commit: Lsn) -> Result<bool, Error> {
         let started = Instant::now();
         let mut pause = VISIBLE_PAUSES.0;
         let mut warned = false;
         loop {
             let work = &mut self.session.work;
-            if self.visibility.finished(&mut work.primary, begin.xid, work.timeout)? {
-                self.measures.visible();
-                histogram!("highwater_capture_visible_wait_seconds").record(started.elapsed().as_secs_f64());
+            if self.visibility.finished(&mut work.primary, xid, work.timeout)? {
                 if warned {
-                    info!(xid = begin.xid, waited = ?started.elapsed(), "the commit is visible now");
+                    info!(xid, waited = ?started.elapsed(), "the commit is visible now");
                 }
                 return Ok(true);
             }
-            if self.shutdown.is_cancelled() {
+            if self.shutdown.is_cancelled() && !self.goes_on_to_the_commit() {
                 return Ok(false);
             }
             if !warned && started.elapsed() > self.settings.visible_warning {
                 warned = true;
                 counter!("highwater_capture_visible_late_total").increment(1);
                 warn!(
-                    xid = begin.xid,
-                    commit = %begin.final_lsn,
+                    xid,
+                    %commit,
                     "a commit is in the log, but the primary does not show it yet: it waits for a synchronous standby, \
                      see pg_stat_replication and synchronous_standby_names"
                 );

@@ -72,6 +72,11 @@ impl Described {
         }
     }
 
+    /// Whether these are the columns that it has now.
+    pub(super) fn has(&self, columns: &[StreamColumn<'_>]) -> bool {
+        self.columns.iter().map(|column| (column.name.as_str(), column.type_oid)).eq(columns.iter().copied())
+    }
+
     /// Returns the statement that gives it a primary key: of `id` if there is one, else of a unique key that it has.
     pub(super) fn add_primary_key(&self) -> String {
         let id = self.columns.iter().find(|column| column.name == "id").map(|column| vec![column.name.clone()]);

@@ -3,6 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use highwater_postgres::Lsn;
+use highwater_postgres::pgoutput::Begin;
+
 use crate::events::draft::{Draft, Stamp, Topic};
 use crate::events::json::{TimeText, commit_time};
 use crate::position::Bound;
@@ -15,6 +18,8 @@ pub(super) struct Transaction {
     lsn: u64,
     time: TimeText,
     xid: u32,
+    /// Whether the primary may not show it yet, or anything before it.
+    ahead: bool,
     /// Who makes the changes from here on: JSON, empty while nobody has said so.
     pub(super) context: Vec<u8>,
     changes: u32,
@@ -22,14 +27,27 @@ pub(super) struct Transaction {
 }
 
 impl Transaction {
-    /// Begins one; `time_us` is its commit's time, microseconds since 2000-01-01.
-    pub(super) fn begin(timeline: u32, lsn: u64, time_us: i64, xid: u32) -> Self {
-        Self { timeline, lsn, time: commit_time(time_us), xid, context: Vec::new(), changes: 0, held: BTreeMap::new() }
+    /// Begins one.
+    pub(super) fn begin(timeline: u32, begin: &Begin, ahead: bool) -> Self {
+        let (lsn, time) = (begin.final_lsn.0, commit_time(begin.commit_time.0));
+        Self { timeline, lsn, time, xid: begin.xid, ahead, context: Vec::new(), changes: 0, held: BTreeMap::new() }
+    }
+
+    /// Returns its number and where its commit record starts.
+    pub(super) fn commit(&self) -> (u32, Lsn) {
+        (self.xid, Lsn(self.lsn))
     }
 
     /// Returns what its events share.
     pub(super) fn stamp<'a>(&self, source: &'a str) -> Stamp<'a> {
-        Stamp { source, timeline: self.timeline, lsn: self.lsn, time: self.time, xid: Some(self.xid) }
+        Stamp {
+            source,
+            timeline: self.timeline,
+            lsn: self.lsn,
+            time: self.time,
+            xid: Some(self.xid),
+            ahead: self.ahead,
+        }
     }
 
     /// Returns the bound that all of its changes are above, and all before it below.
@@ -69,6 +87,12 @@ mod tests {
     use super::*;
     use crate::events::draft::{Drafts, Heading};
     use crate::events::mapping::spec::Family;
+    use highwater_postgres::Timestamp;
+
+    fn begun() -> Transaction {
+        let begin = Begin { final_lsn: Lsn(16), commit_time: Timestamp(0), xid: 7 };
+        Transaction::begin(1, &begin, false)
+    }
 
     fn event(transaction: &mut Transaction, topic: Topic) -> Draft {
         let seq = transaction.next_seq();
@@ -87,7 +111,7 @@ mod tests {
     #[test]
     fn only_the_last_event_of_each_topic_says_so() {
         let (stock, price) = (Topic::State(Family::Stock), Topic::State(Family::Price));
-        let mut transaction = Transaction::begin(1, 16, 0, 7);
+        let mut transaction = begun();
         let mut sent = Vec::new();
         for topic in [stock, price, stock, stock] {
             let draft = event(&mut transaction, topic);
@@ -102,7 +126,7 @@ mod tests {
 
     #[test]
     fn ordinals_go_in_steps_of_two_so_that_a_move_has_room_for_both_its_events() {
-        let mut transaction = Transaction::begin(1, 16, 0, 7);
+        let mut transaction = begun();
         assert_eq!([transaction.next_seq(), transaction.next_seq(), transaction.next_seq()], [0, 2, 4]);
     }
 }

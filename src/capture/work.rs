@@ -30,6 +30,8 @@ pub(super) enum Step {
     Begin(Begin),
     /// A streamed transaction has committed; it may be published once it is visible.
     Replay(StreamCommit),
+    /// A table is announced, in this message, as of here in the log.
+    Announce(Vec<u8>),
 }
 
 /// The state between two messages of the log.
@@ -80,7 +82,7 @@ impl Work {
             }
             Message::StreamAbort(abort) => self.spill()?.abort(abort)?,
             Message::StreamCommit(commit) => return Ok(Step::Replay(commit)),
-            Message::Relation(relation) => self.announce(&relation, self.piece)?,
+            Message::Relation(_) => return Ok(Step::Announce(payload.to_vec())),
             message => self.apply(&message)?,
         }
         Ok(Step::On)
@@ -135,6 +137,17 @@ impl Work {
         Err(Error::Unexpected(format!("a change of table {relation}, which the server did not announce")))
     }
 
+    /// Takes note of a table as an ordinary transaction announces it; `false` if the catalogue has other columns of it.
+    pub(super) fn announce_as_told(&mut self, payload: &[u8]) -> Result<bool, Error> {
+        match decode(payload, false)? {
+            Message::Relation(relation) => {
+                self.announce(&relation, self.piece)?;
+                Ok(self.feeds.agrees(&relation))
+            }
+            message => Err(Error::Unexpected(format!("{message:?} where a table was to be announced"))),
+        }
+    }
+
     /// Takes note of a table as of a piece of the log. The server says it once for each table, and again when something of it
     /// has changed.
     pub(super) fn announce(&mut self, relation: &Relation<'_>, piece: u64) -> Result<(), Error> {
@@ -152,7 +165,8 @@ impl Work {
         }
         self.reach(begin.final_lsn)?;
         let timeline = self.branch.timeline_of(begin.final_lsn)?;
-        self.transaction = Some(Transaction::begin(timeline, begin.final_lsn.0, begin.commit_time.0, begin.xid));
+        let ahead = self.publisher.progress.ahead;
+        self.transaction = Some(Transaction::begin(timeline, begin, ahead));
         Ok(())
     }
 

@@ -28,6 +28,8 @@ pub struct Stamp<'a> {
     pub time: TimeText,
     /// The transaction's id; `None` for snapshot rows.
     pub xid: Option<u32>,
+    /// Whether the primary may not show it yet, or anything before it.
+    pub ahead: bool,
 }
 
 impl Stamp<'_> {
@@ -120,6 +122,9 @@ impl Draft {
         }
         out.extend_from_slice(b",\"entity\":");
         write_string(out, heading.entity);
+        if stamp.ahead {
+            out.extend_from_slice(b",\"ahead\":true");
+        }
         draft.last_at = out.len();
         draft.live = stamp.xid.is_some();
         draft.key.extend_from_slice(heading.entity);

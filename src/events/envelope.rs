@@ -64,6 +64,9 @@ pub struct Envelope<'a> {
     /// Whether the snapshot of the topic's tables stands before this mark; marks only.
     #[serde(default)]
     pub complete: bool,
+    /// Whether the primary may not show yet what stands here or before: capture does not wait for that.
+    #[serde(default)]
+    pub ahead: bool,
     /// The row in the event's own terms, byte for byte as published.
     #[serde(borrow, default)]
     pub data: Option<&'a RawValue>,

@@ -18,6 +18,8 @@ pub struct Mark<'a> {
     pub count: u64,
     /// Whether the snapshot of the topic's tables stands before it.
     pub complete: bool,
+    /// Whether the primary may not show yet all that stands before it.
+    pub ahead: bool,
     /// Distinguishes the marks of one partition that have the same bound.
     pub number: u64,
     /// When it was made, microseconds since 2000-01-01 UTC.
@@ -43,5 +45,6 @@ pub fn write_mark(out: &mut Vec<u8>, mark: &Mark<'_>) {
     out.extend_from_slice(&bound);
     out.extend_from_slice(b"\",\"count\":\"");
     write_number(out, mark.count);
-    out.extend_from_slice(if mark.complete { b"\",\"complete\":true}" } else { b"\",\"complete\":false}" });
+    out.extend_from_slice(if mark.complete { b"\",\"complete\":true" } else { b"\",\"complete\":false" });
+    out.extend_from_slice(if mark.ahead { b",\"ahead\":true}" } else { b"}" });
 }

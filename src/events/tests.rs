@@ -25,6 +25,7 @@ const STAMP: Stamp<'static> = Stamp {
     lsn: 0xAB_CDEF,
     time: *b"2026-11-21T10:00:00.123456Z",
     xid: Some(7301),
+    ahead: false,
 };
 
 struct NoOtherRows;
@@ -151,6 +152,19 @@ fn a_stock_update_says_what_changed_and_what_is_available() {
     is_golden("stock", "stock.updated", &drafts[0].value);
     assert_eq!(drafts[0].key, b"42");
     assert_eq!(drafts[0].partition_by, PartitionBy::key(b"42"));
+}
+
+#[test]
+fn an_event_that_may_be_ahead_of_the_primary_says_so() {
+    let entry = entry(STOCK, &stock_levels());
+    let new = row(&["9", "42", "3", "3", "5", "8", "2026-11-21 10:00:00.5+00", "A1"]);
+    let (stamp, mut drafts) = (Stamp { ahead: true, ..STAMP }, Vec::new());
+    let change = Change::Insert { new: &new };
+    write_state_events(&entry, change, &stamp, 2, &mut NoOtherRows, &mut Drafts::default(), &mut drafts).unwrap();
+    drafts[0].mark_last(1);
+    let event = parsed(&drafts[0]);
+    is_valid("stock", &event);
+    assert_eq!((&event["ahead"], &event["last"]), (&json!(true), &json!(true)));
 }
 
 #[test]
@@ -370,12 +384,17 @@ fn a_mark_is_what_its_schema_says() {
         bound,
         count: 12,
         complete: true,
+        ahead: false,
         number: 99,
         time_us: 848_570_400_123_456,
     };
     write_mark(&mut bytes, &mark);
     is_golden("mark", "mark", &bytes);
     assert!(Envelope::parse(&bytes).unwrap().is_mark());
+    bytes.clear();
+    write_mark(&mut bytes, &Mark { ahead: true, ..mark });
+    is_valid("mark", &serde_json::from_slice(&bytes).unwrap());
+    assert!(Envelope::parse(&bytes).unwrap().ahead);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The promises of the whole system, on real PostgreSQL, Kafka and Redis, with the real binary. What the tests know of
 //! the copies they read for themselves; nothing here looks through Highwater's own eyes.
 
+mod ahead;
 mod audit;
 mod cache;
 mod check;

@@ -116,7 +116,8 @@ async fn what_a_standby_hands_out_is_published_once_through_kills_and_its_own_pr
     let mut pipeline = read.pipeline(&ROLES).await;
     READ_FROM_STANDBY.kill(STANDBY);
     READ_FROM_STANDBY.start(STANDBY);
-    check::caught_up(&read.shop.endpoints, Duration::from_mins(1)).await.expect("capture goes on");
+    let caught_up = check::caught_up(&read.shop.endpoints, Duration::from_mins(1)).await;
+    caught_up.unwrap_or_else(|error| panic!("capture goes on: {error}\n{}", pipeline.log()));
     writers.stop().await.expect("the writers stop");
     all_is_right(&read.shop.endpoints, &check::Options::default(), &pipeline).await;
     let status = highwater(&read.variables).arg("status").output().expect("it runs");

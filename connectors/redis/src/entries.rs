@@ -46,6 +46,8 @@ pub struct Progress {
     pub mark: Option<Stamp>,
     /// The newest point that was read.
     pub newest: Option<Stamp>,
+    /// The source may not show yet what was read: it was handed out before its commits could be seen there.
+    pub ahead: bool,
 }
 
 /// What became of a batch.
@@ -108,9 +110,10 @@ pub enum Lookup {
     },
     /// There is no value, or one that is too old for its fences or the token.
     Miss {
-        /// The greatest bound that the cache has seen; the `low` of a fill from a primary that is read after this miss,
-        /// provided that changes get into the log only once that primary shows them.
-        seen: Stamp,
+        /// The greatest bound that the reading's partitions have seen; the `low` of a fill from a primary that is read after
+        /// this miss. `None` where one of them is ahead of that primary ([`Progress::ahead`]): a value read there now may lack
+        /// what the cache knows already, so that no such fill is possible.
+        seen: Option<Stamp>,
         /// As for a hit.
         mark: Stamp,
     },
@@ -125,10 +128,9 @@ impl Cache {
     /// See [`Error`].
     pub async fn progress(&self, partition: &str) -> Result<Option<Progress>, Error> {
         let mut read = redis::cmd("HMGET");
-        read.arg(self.progress_key(partition)).arg(&["offset", "mark", "newest"]);
-        let (offset, mark, newest): (Option<String>, Option<String>, Option<String>) =
-            self.send(&read, "was asked for progress").await?;
-        self.read_progress(&offset.unwrap_or_default(), &mark.unwrap_or_default(), &newest.unwrap_or_default())
+        read.arg(self.progress_key(partition)).arg(&["offset", "mark", "newest", "ahead"]);
+        let fields: [Option<String>; 4] = self.send(&read, "was asked for progress").await?;
+        self.read_progress(&fields.map(Option::unwrap_or_default))
     }
 
     /// Applies changes of one partition in their order and moves its progress from `from` to `to`, all or nothing.
@@ -151,10 +153,10 @@ impl Cache {
         add_progress(&mut call, from);
         add_progress(&mut call, Some(to));
         add_changes(&mut call, changes);
-        let (done, offset, mark, newest, written, older, dropped): (u8, String, String, String, u64, u64, u64) =
+        let (done, offset, mark, newest, ahead, written, older, dropped): (u8, _, _, _, _, u64, u64, u64) =
             self.call(&call, "did not apply a batch").await?;
         let outcome = Outcome { written, older, dropped };
-        match (done, self.read_progress(&offset, &mark, &newest)?) {
+        match (done, self.read_progress(&[offset, mark, newest, ahead])?) {
             (1, Some(progress)) => Ok(Applied::Done { progress, outcome }),
             (_, progress) => Ok(Applied::Elsewhere(progress)),
         }
@@ -239,7 +241,7 @@ impl Cache {
         Error::Answer { server: self.server().to_owned(), what }
     }
 
-    fn read_progress(&self, offset: &str, mark: &str, newest: &str) -> Result<Option<Progress>, Error> {
+    fn read_progress(&self, [offset, mark, newest, ahead]: &[String; 4]) -> Result<Option<Progress>, Error> {
         let stamp = |text: &str| match text {
             "" => Ok(None),
             text => text.parse().map(Some).map_err(|_| self.answer("progress")),
@@ -251,6 +253,7 @@ impl Cache {
             offset: offset.parse().map_err(|_| self.answer("progress"))?,
             mark: stamp(mark)?,
             newest: stamp(newest)?,
+            ahead: !ahead.is_empty(),
         }))
     }
 
@@ -267,7 +270,10 @@ impl Cache {
                 let entry = Entry { value: next()?, low, high };
                 Ok(Lookup::Hit { entry, mark })
             }
-            b"miss" => Ok(Lookup::Miss { mark: stamp(next()?)?, seen: stamp(next()?)? }),
+            b"miss" => {
+                let (mark, seen) = (stamp(next()?)?, next()?);
+                Ok(Lookup::Miss { mark, seen: if seen.is_empty() { None } else { Some(stamp(seen)?) } })
+            }
             b"unready" => Ok(Lookup::Unready),
             _ => Err(self.answer("lookup")),
         }
@@ -284,8 +290,10 @@ fn keys_of(changes: &[Change<'_>]) -> usize {
 fn add_progress(call: &mut Cmd, progress: Option<Progress>) {
     let text = |stamp: Option<Stamp>| stamp.map(|stamp| stamp.to_string()).unwrap_or_default();
     match progress {
-        Some(Progress { offset, mark, newest }) => call.arg(offset).arg(text(mark)).arg(text(newest)),
-        None => call.arg("").arg("").arg(""),
+        Some(Progress { offset, mark, newest, ahead }) => {
+            call.arg(offset).arg(text(mark)).arg(text(newest)).arg(if ahead { "1" } else { "" })
+        }
+        None => call.arg("").arg("").arg("").arg(""),
     };
 }
 

@@ -8,7 +8,8 @@
 --
 --   entry     hash {v = value, l = low bound, h = high bound}: the value contains every change below l, none at or above h
 --   fence     string: the newest point that touched a key or a group; it never expires, and so outlives the value
---   progress  hash {offset = next one to read, mark = bound, newest = newest point} of one partition
+--   progress  hash {offset = next one to read, mark = bound, newest = newest point, ahead = 1 or empty} of one partition;
+--             ahead: its source may not show yet what was read
 --
 -- Each function checks all that could refuse it before its first write, because Redis does not undo a function that fails.
 
@@ -101,26 +102,26 @@ local function newer(a, b)
 end
 
 local function progress_of(key)
-  local stands = redis.call('HMGET', key, 'offset', 'mark', 'newest')
-  return stands[1] or '', stands[2] or '', stands[3] or ''
+  local stands = redis.call('HMGET', key, 'offset', 'mark', 'newest', 'ahead')
+  return stands[1] or '', stands[2] or '', stands[3] or '', stands[4] or ''
 end
 
--- keys: progress, then those of the changes. args: offset, mark, newest that the batch builds on (empty: none), the same
--- three for when it is applied, then the changes.
+-- keys: progress, then those of the changes. args: offset, mark, newest, ahead that the batch builds on (empty: none), the
+-- same four for when it is applied, then the changes.
 -- Returns whether the state contains the batch, the progress that stands now, and how many values were written, were
 -- older than what stands, and were dropped.
 local function apply(keys, args)
-  local offset, mark, newest = progress_of(keys[1])
-  if offset ~= args[1] or mark ~= args[2] or newest ~= args[3] then
+  local offset, mark, newest, ahead = progress_of(keys[1])
+  if offset ~= args[1] or mark ~= args[2] or newest ~= args[3] or ahead ~= args[4] then
     -- After an answer that got lost the batch comes again: it is here already if its own progress stands.
-    local applied = offset == args[4] and mark == args[5] and newest == args[6]
-    return { applied and 1 or 0, offset, mark, newest, 0, 0, 0 }
+    local applied = offset == args[5] and mark == args[6] and newest == args[7] and ahead == args[8]
+    return { applied and 1 or 0, offset, mark, newest, ahead, 0, 0, 0 }
   end
-  local written, older, dropped = change(keys, 2, args, 7)
+  local written, older, dropped = change(keys, 2, args, 9)
   -- Last, so that a function that failed half way is applied again as a whole.
-  mark, newest = newer(mark, args[5]), newer(newest, args[6])
-  redis.call('HSET', keys[1], 'offset', args[4], 'mark', mark, 'newest', newest)
-  return { 1, args[4], mark, newest, written, older, dropped }
+  mark, newest = newer(mark, args[6]), newer(newest, args[7])
+  redis.call('HSET', keys[1], 'offset', args[5], 'mark', mark, 'newest', newest, 'ahead', args[8])
+  return { 1, args[5], mark, newest, args[8], written, older, dropped }
 end
 
 -- The same beside a live worker: the changes alone, compared in the same way, and no progress.
@@ -138,11 +139,14 @@ local function newest_fence(keys, last)
 end
 
 -- The least mark of the partitions whose progress stands at keys[first] and later, and the greatest bound that any of
--- them has seen. Nothing where one has no mark: it is not known what that partition still holds.
+-- them has seen, empty where one is ahead of the source: who reads that now may not find all of it. Nothing where one has no
+-- mark: it is not known what that partition still holds.
 local function marks(keys, first)
   local least, seen
+  local any_ahead = false
   for i = first, #keys do
-    local _, mark, newest = progress_of(keys[i])
+    local _, mark, newest, ahead = progress_of(keys[i])
+    any_ahead = any_ahead or ahead ~= ''
     if mark == '' then
       return nil
     end
@@ -154,11 +158,12 @@ local function marks(keys, first)
       seen = newer(seen, after(newest))
     end
   end
-  return least, seen
+  return least, any_ahead and '' or seen
 end
 
 -- keys: entry, its fence and those of its groups, progress of every partition that feeds them. args: how many fences, token.
--- Returns 'unready'; or 'hit', mark, low, high, value; or 'miss', mark, seen.
+-- Returns 'unready'; or 'hit', mark, low, high, value; or 'miss', mark, seen. A fence that a replay moved further than the
+-- partitions were read is not seen yet: whether the source shows that change is known only by its partition.
 local function get(keys, args)
   local last_fence = 1 + tonumber(args[1])
   local mark, seen = marks(keys, last_fence + 1)
@@ -170,9 +175,6 @@ local function get(keys, args)
   local value, low, high = entry[1], entry[2], entry[3]
   if value and low and high and fence < low and (args[2] <= low or args[2] <= mark) then
     return { 'hit', mark, low, high, value }
-  end
-  if fence ~= '' then
-    seen = newer(seen, after(fence))
   end
   return { 'miss', mark, seen }
 end

@@ -14,7 +14,6 @@ mod overtaken;
 mod pass;
 mod piece;
 mod reader;
-mod settling;
 mod vanished;
 
 use std::collections::VecDeque;
@@ -33,7 +32,6 @@ use pass::{Advance, Key};
 pub(super) use piece::{Content, Ready};
 use piece::{Piece, State};
 use reader::{Limits, Range, Read, Readers, Ticket};
-use settling::Settling;
 use vanished::Search;
 pub(super) use vanished::Vanished;
 
@@ -42,6 +40,7 @@ use super::feeds::Feeds;
 use super::measures::as_f64;
 use super::progress::{Ledger, TableSnapshot};
 use super::settings::Settings;
+use super::settling::Settling;
 use crate::events::draft::Draft;
 use crate::events::row::{Row, Table};
 use crate::position::Bound;
@@ -55,6 +54,8 @@ pub(super) struct Snapshot {
     runtime: Handle,
     /// Started when the first chunk is asked for.
     readers: Option<Readers>,
+    /// Those under way when the stream began may have committed below its beginning without being visible yet, so that neither
+    /// the stream nor a chunk would have them.
     settling: Settling,
     /// Tables of which more chunks are to be asked for, in order.
     left: VecDeque<String>,
@@ -121,6 +122,10 @@ impl Snapshot {
 
     /// Reads a table from its beginning, again or for the first time. The ledger has it as not complete.
     pub(super) fn read_again(&mut self, table: &str) {
+        if self.is_done() {
+            // Until now commits may have been published before they were visible; a chunk would not have them.
+            self.settling = Settling::Unasked;
+        }
         self.pieces.retain(|piece| piece.pass.table() != table);
         if self.pass.as_ref().is_some_and(|(pass, _)| pass.table() == table) {
             self.pass = None;

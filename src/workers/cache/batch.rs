@@ -61,7 +61,7 @@ pub(super) fn divide<'a>(
     next_offset: u64,
 ) -> (Vec<Call<'a>>, Option<Poison>) {
     let mut calls = Vec::new();
-    let mut open = Open::after(from.unwrap_or(Progress { offset: 0, mark: None, newest: None }));
+    let mut open = Open::after(from.unwrap_or(Progress { offset: 0, mark: None, newest: None, ahead: false }));
     for record in records {
         if let Err(refused) = open.add(plan, marks_from, record) {
             calls.extend(open.close());
@@ -122,11 +122,13 @@ impl<'a> Open<'a> {
         if let Some(event) = record.event {
             let position = Stamp::new(event.position.text());
             if event.is_mark() {
+                self.to.ahead = event.ahead;
                 if event.complete && record.offset >= marks_from {
                     self.to.mark = self.to.mark.max(Some(position));
                 }
             } else {
                 plan.add(event, &mut self.changes)?;
+                self.to.ahead |= event.ahead;
                 self.to.newest = self.to.newest.max(Some(position));
                 self.events += 1;
                 self.bytes += event.data.map_or(0, |data| data.get().len());

@@ -42,7 +42,7 @@ fn a_batch_moves_the_progress_to_its_end_and_its_newest_complete_mark() {
     let events = parse(&values);
     let (calls, poison) = divide(&plan(), None, 0, &incoming(&events), 0);
     assert_eq!((calls.len(), poison), (1, None));
-    let to = Progress { offset: 13, mark: Some(at(20)), newest: Some(at(30)) };
+    let to = Progress { offset: 13, mark: Some(at(20)), newest: Some(at(30)), ahead: false };
     assert_eq!((calls[0].to, calls[0].events, calls[0].changes.len()), (to, 2, 2));
     assert_eq!(calls[0].times.len(), 1, "the time of a snapshot row is no commit's");
 }
@@ -58,15 +58,28 @@ fn marks_below_the_offset_that_an_emptied_cache_must_reach_are_ignored() {
 }
 
 #[test]
+fn a_batch_is_ahead_of_the_primary_from_an_event_that_says_so_up_to_a_mark_that_does_not() {
+    let ahead = |value: String| value.replacen(r#""id""#, r#""ahead":true,"id""#, 1);
+    let to = |from, values: &[String]| {
+        let from = Progress { offset: 0, mark: Some(at(1)), newest: None, ahead: from };
+        divide(&plan(), Some(from), 0, &incoming(&parse(values)), 0).0[0].to.ahead
+    };
+    assert!(to(false, &[mark(2, true), ahead(event(3, "updated", 1)), event(4, "updated", 1)]));
+    assert!(to(false, &[ahead(mark(2, false))]), "also while the snapshot is not complete");
+    assert!(to(true, &[event(3, "updated", 1)]), "only a mark speaks of what stands before it");
+    assert!(!to(true, &[ahead(event(3, "updated", 1)), mark(4, false)]));
+}
+
+#[test]
 fn a_tombstone_moves_the_offset_alone() {
-    let before = Progress { offset: 4, mark: Some(at(1)), newest: Some(at(2)) };
+    let before = Progress { offset: 4, mark: Some(at(1)), newest: Some(at(2)), ahead: false };
     let (calls, _) = divide(&plan(), Some(before), 0, &[Incoming { offset: 9, event: None }], 10);
     assert_eq!((calls.len(), calls[0].to), (1, Progress { offset: 10, ..before }));
 }
 
 #[test]
 fn records_that_nobody_needs_move_the_offset_and_nothing_else_makes_a_call() {
-    let before = Progress { offset: 4, mark: Some(at(1)), newest: Some(at(2)) };
+    let before = Progress { offset: 4, mark: Some(at(1)), newest: Some(at(2)), ahead: false };
     let (calls, _) = divide(&plan(), Some(before), 0, &[], 7);
     assert_eq!((calls.len(), calls[0].to), (1, Progress { offset: 7, ..before }));
     let values = [mark(20, true)];

@@ -68,6 +68,7 @@ impl Catalogue {
             for partition in 0..PARTITIONS {
                 self.marks += 1;
                 let mark = Mark {
+                    ahead: false,
                     source: "/highwater/test",
                     topic: &topic,
                     partition: partition.unsigned_abs(),

@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::clock::at;
 use crate::server::{START, Server};
 
-const PROGRESS: Progress = Progress { offset: 1, mark: None, newest: None };
+const PROGRESS: Progress = Progress { offset: 1, mark: None, newest: None, ahead: false };
 
 #[tokio::test]
 async fn a_server_that_may_evict_fences_is_refused_with_the_remedy() {

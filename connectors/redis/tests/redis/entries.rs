@@ -11,7 +11,7 @@ const READING: Reading<'static> = Reading { key: "k", groups: &[], partitions: &
 const IN_GROUP: Reading<'static> = Reading { key: "k", groups: &["g"], partitions: &["p/0", "p/1"] };
 
 fn progress(offset: u64, mark: Stamp) -> Progress {
-    Progress { offset, mark: Some(mark), newest: None }
+    Progress { offset, mark: Some(mark), newest: None, ahead: false }
 }
 
 fn write(value: &'static str, at: Stamp) -> Change<'static> {
@@ -44,6 +44,15 @@ async fn move_mark(cache: &Cache, partition: &str, mark: Stamp) {
     let to = progress(from.map_or(0, |p| p.offset) + 1, mark);
     let applied = cache.apply(partition, from, to, &[]).await.unwrap();
     assert!(matches!(applied, Applied::Done { .. }), "{applied:?}");
+}
+
+/// Lets the worker of `p/0` read up to a change of another key.
+async fn reads_up_to(cache: &Cache, lsn: u64, ahead: bool) {
+    let from = cache.progress("p/0").await.unwrap();
+    let offset = from.map_or(0, |p| p.offset) + 1;
+    let to = Progress { newest: Some(at(lsn)), ahead, ..progress(offset, at(2)) };
+    let applied = cache.apply("p/0", from, to, &[]).await.unwrap();
+    assert!(matches!(applied, Applied::Done { progress, .. } if progress == to), "{applied:?}");
 }
 
 async fn served(cache: &Cache, reading: &Reading<'_>, token: Option<Stamp>) -> Option<String> {
@@ -118,19 +127,40 @@ async fn a_group_makes_all_its_entries_stale_at_once() {
 async fn what_was_seen_at_the_miss_is_the_bound_of_a_fill_from_the_primary() {
     let server = Server::start(&[]).await;
     let cache = ready(&server).await;
-    cache.replay(&[invalidate(at(20))]).await.unwrap();
+    reads_up_to(&cache, 20, false).await;
     let Lookup::Miss { seen, mark } = cache.get(&READING, None).await.unwrap() else { panic!("a hit") };
-    assert_eq!((seen, mark), (stamp(20, 1), at(1)));
+    assert_eq!((seen, mark), (Some(stamp(20, 1)), at(2)));
+    let seen = seen.expect("it is not ahead");
     // A change that arrives between the miss and the fill is not surely in the value.
     cache.replay(&[invalidate(at(21))]).await.unwrap();
     assert!(!cache.fill(&READING, &entry("stale", seen, at(30)), None).await.unwrap());
-    // What the partition has read of other keys is seen as well.
-    let from = cache.progress("p/0").await.unwrap();
-    let to = Progress { newest: Some(at(25)), ..progress(9, at(2)) };
-    cache.apply("p/0", from, to, &[]).await.unwrap();
     let Lookup::Miss { seen, .. } = cache.get(&READING, None).await.unwrap() else { panic!("a hit") };
-    assert_eq!(seen, stamp(25, 1));
-    assert!(cache.fill(&READING, &entry("fresh", seen, at(30)), None).await.unwrap());
+    assert_eq!(seen, Some(stamp(20, 1)), "what a replay brings before the partition is not seen yet");
+    // What the partition has read of other keys is seen as well.
+    reads_up_to(&cache, 25, false).await;
+    let Lookup::Miss { seen, .. } = cache.get(&READING, None).await.unwrap() else { panic!("a hit") };
+    assert_eq!(seen, Some(stamp(25, 1)));
+    assert!(cache.fill(&READING, &entry("fresh", stamp(25, 1), at(30)), None).await.unwrap());
+}
+
+#[tokio::test]
+async fn while_a_partition_is_ahead_of_the_primary_a_miss_names_no_bound_for_a_fill_from_it() {
+    let server = Server::start(&[]).await;
+    let cache = ready(&server).await;
+    let seen = async |reading: &Reading<'_>| match cache.get(reading, None).await.unwrap() {
+        Lookup::Miss { seen, .. } => seen,
+        answer => panic!("{answer:?}"),
+    };
+    reads_up_to(&cache, 20, true).await;
+    assert!(cache.progress("p/0").await.unwrap().unwrap().ahead, "it is kept beside the data");
+    assert_eq!(seen(&READING).await, None);
+    assert_eq!(seen(&IN_GROUP).await, None, "one of its partitions is");
+    // A replica tells by itself what its value contains.
+    assert!(cache.fill(&READING, &entry("from a replica", at(22), at(22)), None).await.unwrap());
+    assert_eq!(served(&cache, &READING, None).await.as_deref(), Some("from a replica"));
+    cache.replay(&[invalidate(at(23))]).await.unwrap();
+    reads_up_to(&cache, 24, false).await;
+    assert_eq!(seen(&READING).await, Some(stamp(24, 1)));
 }
 
 #[tokio::test]
@@ -153,7 +183,7 @@ async fn without_a_mark_of_every_partition_nothing_is_served_or_filled() {
     let cache = server.cache().await;
     cache.replay(&[write("value", at(10))]).await.unwrap();
     assert_eq!(cache.get(&READING, None).await.unwrap(), Lookup::Unready);
-    let unmarked = Progress { offset: 5, mark: None, newest: Some(at(10)) };
+    let unmarked = Progress { offset: 5, mark: None, newest: Some(at(10)), ahead: false };
     cache.apply("p/0", None, unmarked, &[]).await.unwrap();
     assert_eq!(cache.get(&READING, None).await.unwrap(), Lookup::Unready);
     assert!(!cache.fill(&READING, &entry("other", at(99), at(99)), None).await.unwrap());
@@ -184,7 +214,7 @@ async fn a_batch_whose_answer_was_lost_can_be_sent_again() {
     let server = Server::start(&[]).await;
     let cache = ready(&server).await;
     let from = cache.progress("p/0").await.unwrap();
-    let to = Progress { offset: 9, mark: Some(at(30)), newest: Some(at(29)) };
+    let to = Progress { offset: 9, mark: Some(at(30)), newest: Some(at(29)), ahead: false };
     for written in [1, 0] {
         let applied = cache.apply("p/0", from, to, &[write("value", at(29))]).await.unwrap();
         let outcome = Outcome { written, ..Outcome::default() };
@@ -198,7 +228,7 @@ async fn a_mark_never_goes_back() {
     let cache = ready(&server).await;
     move_mark(&cache, "p/0", at(50)).await;
     let from = cache.progress("p/0").await.unwrap();
-    let to = Progress { offset: 9, mark: None, newest: Some(at(3)) };
+    let to = Progress { offset: 9, mark: None, newest: Some(at(3)), ahead: false };
     let applied = cache.apply("p/0", from, to, &[]).await.unwrap();
     let progress = Progress { mark: Some(at(50)), ..to };
     assert_eq!(applied, Applied::Done { progress, outcome: Outcome::default() });

@@ -15,8 +15,8 @@ pub(crate) const GROUP: &str = "group";
 
 /// A stamp as the model sees it.
 pub(crate) type Time = (u64, u32);
-/// Progress: offset, mark, newest.
-pub(crate) type Reached = (u64, Option<Time>, Option<Time>);
+/// Progress: offset, mark, newest, whether it is ahead of the primary.
+pub(crate) type Reached = (u64, Option<Time>, Option<Time>, bool);
 
 pub(crate) fn text((lsn, count): Time) -> Stamp {
     stamp(lsn, count)
@@ -46,6 +46,8 @@ pub(crate) struct Commit {
     pub(crate) key: Option<usize>,
     pub(crate) group: bool,
     pub(crate) visible: bool,
+    /// Published before all up to it was visible.
+    pub(crate) ahead: bool,
 }
 
 impl Commit {
@@ -101,14 +103,15 @@ impl State {
         self.applied.insert(index);
     }
 
-    /// Least mark and greatest bound seen by the partitions that feed a reading.
-    pub(crate) fn marks(&self, grouped: bool) -> Option<(Time, Time)> {
+    /// Least mark of the partitions that feed a reading, and the greatest bound that they have seen unless one is ahead.
+    pub(crate) fn marks(&self, grouped: bool) -> Option<(Time, Option<Time>)> {
         let fed = if grouped { &self.progress[..] } else { &self.progress[..1] };
-        let marks: Option<Vec<Time>> = fed.iter().map(|p| p.and_then(|(_, mark, _)| mark)).collect();
+        let marks: Option<Vec<Time>> = fed.iter().map(|p| p.and_then(|(_, mark, ..)| mark)).collect();
         let marks = marks?;
-        let newest = fed.iter().filter_map(|p| p.and_then(|(_, _, newest)| newest)).map(after);
-        let seen = marks.iter().copied().chain(newest).max()?;
-        Some((*marks.iter().min()?, seen))
+        let newest = fed.iter().filter_map(|p| p.and_then(|(_, _, newest, _)| newest)).map(after);
+        let seen = marks.iter().copied().chain(newest).max();
+        let ahead = fed.iter().flatten().any(|(.., ahead)| *ahead);
+        Some((*marks.iter().min()?, seen.filter(|_| !ahead)))
     }
 
     pub(crate) fn get(&self, key: usize, grouped: bool, token: Option<Time>) -> Lookup {
@@ -120,7 +123,7 @@ impl State {
             Some(value) if fence.is_none_or(|f| f < value.low) && token.is_none_or(|t| t <= value.low || t <= mark) => {
                 Lookup::Hit { entry: entry(value), mark: text(mark) }
             }
-            _ => Lookup::Miss { seen: text(fence.map_or(seen, |f| seen.max(after(f)))), mark: text(mark) },
+            _ => Lookup::Miss { seen: seen.map(text), mark: text(mark) },
         }
     }
 
@@ -140,5 +143,5 @@ pub(crate) fn entry(value: &Value) -> Entry {
 }
 
 pub(crate) fn progress(p: Reached) -> Progress {
-    Progress { offset: p.0, mark: p.1.map(text), newest: p.2.map(text) }
+    Progress { offset: p.0, mark: p.1.map(text), newest: p.2.map(text), ahead: p.3 }
 }

@@ -31,6 +31,8 @@ enum Step {
     },
     Show(prop::sample::Index),
     Publish(usize),
+    /// Also what the primary does not show yet.
+    PublishAhead(usize),
     Replicate(usize),
     /// The worker of a partition applies up to so many commits, with or without a mark.
     Apply {
@@ -73,6 +75,7 @@ fn step() -> impl Strategy<Value = Step> {
         }),
         5 => any::<prop::sample::Index>().prop_map(Step::Show),
         5 => (1..3_usize).prop_map(Step::Publish),
+        1 => (1..3_usize).prop_map(Step::PublishAhead),
         3 => (1..3_usize).prop_map(Step::Replicate),
         9 => (0..2_usize, 1..4_usize, prop::bool::weighted(0.8))
             .prop_map(|(partition, most, mark)| Step::Apply { partition, most, mark }),
@@ -121,13 +124,14 @@ impl World {
     async fn run(&mut self, step: &Step) {
         match step {
             Step::Commit { partition, key, group } if self.log.len() < MOST_COMMITS => {
-                self.log.push(Commit { partition: *partition, key: *key, group: *group, visible: false });
+                self.log.push(Commit { partition: *partition, key: *key, group: *group, visible: false, ahead: false });
             }
             Step::Show(index) if !self.log.is_empty() => index.get_mut(&mut self.log).visible = true,
             Step::Publish(most) => {
                 let shown = self.log[self.published..].iter().take_while(|c| c.visible).count();
-                self.published += shown.min(*most);
+                self.publish(shown.min(*most));
             }
+            Step::PublishAhead(most) => self.publish(self.log.len().min(self.published + most) - self.published),
             Step::Replicate(most) => self.replica = self.log.len().min(self.replica + most),
             Step::Apply { partition, most, mark } => self.apply(*partition, *most, *mark).await,
             Step::Replay { partition } => self.replay(*partition).await,
@@ -164,6 +168,19 @@ impl World {
         }
     }
 
+    /// Publishes so many more. Each says whether it, or anything before it, is ahead of the primary: in another partition
+    /// somebody may not have read that yet.
+    fn publish(&mut self, count: usize) {
+        for _ in 0..count {
+            self.published += 1;
+            self.log[self.published - 1].ahead = self.is_ahead();
+        }
+    }
+
+    fn is_ahead(&self) -> bool {
+        self.log[..self.published].iter().any(|commit| !commit.visible)
+    }
+
     /// The commits of a partition in the published log; an offset counts them.
     fn partition(&self, partition: usize) -> Vec<usize> {
         let published = self.log[..self.published].iter().enumerate();
@@ -185,7 +202,12 @@ impl World {
         let reached = bound(commits.get(end).copied().unwrap_or(self.published));
         let reached = mark.then_some(reached).max(from.and_then(|p| p.1));
         let newest = batch.last().map(|index| point(*index)).max(from.and_then(|p| p.2));
-        let to = (end as u64, reached, newest);
+        let ahead = if mark {
+            self.is_ahead()
+        } else {
+            from.is_some_and(|p| p.3) || batch.iter().any(|index| self.log[*index].ahead)
+        };
+        let to = (end as u64, reached, newest, ahead);
         let (contents, made) = self.changes(batch);
         let changes = to_changes(&contents, &made);
         let answer = self.cache.apply(PARTITIONS[partition], from.map(progress), progress(to), &changes).await.unwrap();
@@ -243,6 +265,8 @@ impl World {
             unreachable!("the answers were compared");
         };
         assert_eq!(seen, expected);
+        // Without a bound there is no fill.
+        let Some(seen) = seen else { return };
         let parts: Vec<u64> = seen.as_str().split('-').map(|part| u64::from_str_radix(part, 16).unwrap()).collect();
         let low = (parts[1], u32::try_from(parts[2]).unwrap());
         let visible = self.log.iter().enumerate().filter(|(_, commit)| commit.visible);

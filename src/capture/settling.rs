@@ -1,5 +1,5 @@
-//! Transactions that were under way when the stream began: they may have committed below its beginning without being visible
-//! yet, so that neither the stream nor a chunk would have them.
+//! Transactions that are under way at some moment: in the log they may have committed already, and been published, without
+//! being visible yet.
 
 use std::time::Duration;
 
