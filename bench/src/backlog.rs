@@ -87,7 +87,7 @@ pub(crate) async fn origin(bench: &Bench) -> Result<Progress> {
     let tables = CAPTURED_TABLES.join(", ");
     bench.source.client.batch_execute(&format!("TRUNCATE {tables} CASCADE")).await?;
     bench.kafka.delete_prefix(ORIGIN).await?;
-    let tool = Highwater { history: false, path: Path::Tcp };
+    let tool = Highwater::shipped(false, Path::Tcp);
     let mut process = start(bench, tool, ORIGIN, ORIGIN)?;
     let topic = format!("{ORIGIN}.progress");
     let deadline = Instant::now() + SNAPSHOT_WITHIN;

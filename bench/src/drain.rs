@@ -8,7 +8,7 @@ use anyhow::{Result, bail, ensure};
 use crate::backlog::{Backlog, ORIGIN, ROWS_PER_TRANSACTION};
 use crate::cost::{Cost, Meter, Readings, Watched, now_us};
 use crate::process::Process;
-use crate::report::{Median, grouped, provenance, table};
+use crate::report::{Median, grouped, grouped_count, provenance, table};
 use crate::rounds::{Outcome, WARM_UPS, take_turns, warm_up};
 use crate::source::Path;
 use crate::tools::Tool;
@@ -25,15 +25,15 @@ const LOOK: Duration = Duration::from_millis(100);
 /// measuring, and the kernel's handling of packets, which it counts for no process.
 const QUIET: f64 = 0.15;
 /// What the broker's virtual machine compiles itself for.
-const WARM_UP: Tool = Tool::Highwater(Highwater { history: true, path: Path::Tcp });
+pub(crate) const WARM_UP: Tool = Tool::Highwater(Highwater::shipped(true, Path::Tcp));
 
 /// One drain by one tool.
-struct Run {
+pub(crate) struct Run {
     /// From the server's streaming to the last record's append (to the end of the tool, where it writes nothing).
     seconds: f64,
     /// Until everything was acknowledged to the slot, where the tool's acknowledgement says that all is committed.
     acknowledged_s: Option<f64>,
-    cost: Cost,
+    pub(crate) cost: Cost,
     peak_mib: f64,
     threads: Vec<(String, f64)>,
     /// Of all records' keys and values, before compression.
@@ -64,7 +64,7 @@ pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<Stri
     Ok(section(bench, &backlog, &outcomes, arguments.runs))
 }
 
-async fn drain(bench: &Bench, backlog: &Backlog, tool: Tool) -> Result<Run> {
+pub(crate) async fn drain(bench: &Bench, backlog: &Backlog, tool: Tool) -> Result<Run> {
     bench.clean(RUN).await?;
     bench.source.copy_slot(ORIGIN, RUN).await?;
     let mut process = tool.start(bench, &backlog.progress, &backlog.end, RUN, RUN).await?;
@@ -149,8 +149,9 @@ fn verify(bench: &Bench, backlog: &Backlog, tool: Tool) -> Result<(i64, u64)> {
     Ok((last_ms * 1000, bytes))
 }
 
+/// Rows a second.
 #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-fn rate(backlog: &Backlog, run: &Run) -> f64 {
+pub(crate) fn rate(backlog: &Backlog, run: &Run) -> f64 {
     backlog.rows as f64 / run.seconds
 }
 
@@ -206,7 +207,7 @@ fn section(bench: &Bench, backlog: &Backlog, outcomes: &[Outcome<Tool, Run>], ru
         "commit s",
     ];
     let mut text =
-        format!("## Drain: {} row changes in transactions of {ROWS_PER_TRANSACTION}\n\n", grouped_u(backlog.rows));
+        format!("## Drain: {} row changes in transactions of {ROWS_PER_TRANSACTION}\n\n", grouped_count(backlog.rows));
     text += &provenance(&bench.machine);
     text += &explained(backlog, runs);
     if disturbed > QUIET {
@@ -253,9 +254,4 @@ fn threads(outcomes: &[Outcome<Tool, Run>]) -> String {
         let _ = writeln!(text, "\nCPU seconds by thread, {}: {}.", outcome.tool.name(), named.join(", "));
     }
     text
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a number for people")]
-fn grouped_u(number: u64) -> String {
-    grouped(number as f64)
 }

@@ -23,8 +23,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const WRITTEN_WITHIN: Duration = Duration::from_mins(10);
 
 const TOOLS: [Tool; 3] = [
-    Tool::Highwater(Highwater { history: false, path: Path::Tcp }),
-    Tool::Highwater(Highwater { history: true, path: Path::Tcp }),
+    Tool::Highwater(Highwater::shipped(false, Path::Tcp)),
+    Tool::Highwater(Highwater::shipped(true, Path::Tcp)),
     Tool::Debezium(Debezium::Tuned),
 ];
 

@@ -25,7 +25,7 @@ use crate::tools::highwater::Highwater;
 use crate::topics::Isolation;
 use crate::{Arguments, Bench};
 
-const RUN: &str = "bench_run";
+pub(crate) const RUN: &str = "bench_run";
 /// Connections that write at the same time, each at its share of the rate.
 const WRITERS: u64 = 8;
 pub(crate) const COMMITS_PER_S: u64 = 1000;
@@ -37,19 +37,38 @@ const WARM_UP: Duration = Duration::from_secs(5);
 const ARRIVES_WITHIN: Duration = Duration::from_secs(20);
 
 const TOOLS: [Tool; 3] = [
-    Tool::Highwater(Highwater { history: true, path: Path::Tcp }),
-    Tool::Highwater(Highwater { history: false, path: Path::Tcp }),
+    Tool::Highwater(Highwater::shipped(true, Path::Tcp)),
+    Tool::Highwater(Highwater::shipped(false, Path::Tcp)),
     Tool::Debezium(Debezium::Latency),
 ];
 
 /// One run of one tool. Latencies in milliseconds, sorted.
-struct Run {
-    uncommitted: Vec<f64>,
-    committed: Vec<f64>,
-    cost: Cost,
+pub(crate) struct Run {
+    pub(crate) uncommitted: Vec<f64>,
+    pub(crate) committed: Vec<f64>,
+    pub(crate) cost: Cost,
+}
+
+impl Run {
+    /// In a line.
+    pub(crate) fn told(&self) -> String {
+        let [u50, u99] = [0.50, 0.99].map(|share| percentile(&self.uncommitted, share));
+        let [c50, c99] = [0.50, 0.99].map(|share| percentile(&self.committed, share));
+        format!("uncommitted p50 {u50:.2} p99 {u99:.2} ms, committed p50 {c50:.2} p99 {c99:.2} ms")
+    }
 }
 
 pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<String> {
+    let progress = prepare(bench).await?;
+    let tools = TOOLS.into_iter().filter(|tool| arguments.wants(&tool.name()));
+    let run = async |tool| run(bench, tool, &progress, Duration::from_secs(arguments.seconds)).await;
+    let outcomes = take_turns(tools, arguments.runs, Tool::name, run, Run::told).await;
+    bench.clean(RUN).await?;
+    Ok(section(bench, &outcomes, arguments))
+}
+
+/// Makes the slot, and the rows that are written to.
+pub(crate) async fn prepare(bench: &Bench) -> Result<backlog::Progress> {
     let progress = backlog::origin(bench).await?;
     let fill = format!(
         "SET session_replication_role = replica;
@@ -57,19 +76,10 @@ pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<Stri
          RESET session_replication_role"
     );
     bench.source.client.batch_execute(&fill).await?;
-    let tools = TOOLS.into_iter().filter(|tool| arguments.wants(&tool.name()));
-    let told = |run: &Run| {
-        let [u50, u99] = [0.50, 0.99].map(|share| percentile(&run.uncommitted, share));
-        let [c50, c99] = [0.50, 0.99].map(|share| percentile(&run.committed, share));
-        format!("uncommitted p50 {u50:.2} p99 {u99:.2} ms, committed p50 {c50:.2} p99 {c99:.2} ms")
-    };
-    let run = async |tool| run(bench, tool, &progress, Duration::from_secs(arguments.seconds)).await;
-    let outcomes = take_turns(tools, arguments.runs, Tool::name, run, told).await;
-    bench.clean(RUN).await?;
-    Ok(section(bench, &outcomes, arguments))
+    Ok(progress)
 }
 
-async fn run(bench: &Bench, tool: Tool, progress: &backlog::Progress, measured: Duration) -> Result<Run> {
+pub(crate) async fn run(bench: &Bench, tool: Tool, progress: &backlog::Progress, measured: Duration) -> Result<Run> {
     bench.clean(RUN).await?;
     bench.source.copy_slot(ORIGIN, RUN).await?;
     let behind = bench.source.text("SELECT pg_current_wal_flush_lsn()").await?;
@@ -196,7 +206,7 @@ fn commit_us(value: &[u8]) -> Option<i64> {
 }
 
 /// The figure below which that share of the sorted figures lies.
-fn percentile(sorted: &[f64], share: f64) -> f64 {
+pub(crate) fn percentile(sorted: &[f64], share: f64) -> f64 {
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,

@@ -11,6 +11,7 @@ mod machine;
 mod process;
 mod report;
 mod rounds;
+mod settings;
 mod snapshot;
 mod source;
 mod tools;
@@ -86,6 +87,8 @@ enum Scenario {
     Large,
     /// A table that stands there already
     Snapshot,
+    /// What the length of a Kafka transaction costs, and the wait for visibility
+    Settings,
 }
 
 /// What every measurement needs.
@@ -163,6 +166,9 @@ async fn measure(arguments: &Arguments) -> Result<()> {
     }
     if wanted(Scenario::Snapshot) {
         sections.push(snapshot::measure(&bench, arguments).await?);
+    }
+    if wanted(Scenario::Settings) {
+        sections.push(settings::measure(&bench, arguments).await?);
     }
     for section in &sections {
         println!("\n{section}");

@@ -62,6 +62,12 @@ pub(crate) fn grouped(number: f64) -> String {
     text
 }
 
+/// A count, its digits in groups of three.
+#[expect(clippy::cast_precision_loss, reason = "a number for people")]
+pub(crate) fn grouped_count(number: u64) -> String {
+    grouped(number as f64)
+}
+
 /// Puts the sections into the file, in place of those with the same heading; the others stay.
 pub(crate) fn write(file: &Path, sections: &[String]) -> Result<()> {
     let old = std::fs::read_to_string(file).unwrap_or_default();

@@ -76,7 +76,7 @@ async fn read(bench: &Bench, reader: Reader, rows: u64) -> Result<Run> {
     match reader {
         Reader::Copy => copy(bench, rows).await,
         Reader::Highwater => {
-            let tool = Highwater { history: true, path: Path::Tcp };
+            let tool = Highwater::shipped(true, Path::Tcp);
             let process = highwater::start(bench, tool, RUN, RUN)?;
             let progress = format!("{RUN}.progress");
             let done = || Ok(bench.kafka.last_record(&progress)?.is_some_and(|(_, value)| is_complete(&value)));

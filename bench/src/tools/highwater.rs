@@ -14,6 +14,49 @@ use crate::{Bench, PARTITIONS};
 pub(crate) struct Highwater {
     pub(crate) history: bool,
     pub(crate) path: Path,
+    pub(crate) setting: Setting,
+}
+
+/// What is set otherwise than as shipped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Setting {
+    Shipped,
+    /// Kafka transactions of at most so many milliseconds and records.
+    Transactions {
+        ms: u32,
+        records: u32,
+    },
+    /// Commits are published before the primary shows them.
+    Ahead,
+}
+
+impl Highwater {
+    /// With the settings as shipped.
+    pub(crate) const fn shipped(history: bool, path: Path) -> Self {
+        Self { history, path, setting: Setting::Shipped }
+    }
+}
+
+impl Setting {
+    /// What is set, as config.toml has it.
+    pub(crate) fn name(self) -> String {
+        match self {
+            Self::Shipped => "as shipped".to_owned(),
+            Self::Transactions { ms, records } => format!("transaction_ms = {ms}, transaction_records = {records}"),
+            Self::Ahead => "visible_first = false".to_owned(),
+        }
+    }
+
+    fn variables(self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Shipped => Vec::new(),
+            Self::Transactions { ms, records } => vec![
+                ("HIGHWATER_CAPTURE_TRANSACTION_MS", ms.to_string()),
+                ("HIGHWATER_CAPTURE_TRANSACTION_RECORDS", records.to_string()),
+            ],
+            Self::Ahead => vec![("HIGHWATER_CAPTURE_VISIBLE_FIRST", false.to_string())],
+        }
+    }
 }
 
 /// Gives the run the progress of the slot that its own is a copy of: the tables were read, and nothing came since.
@@ -44,6 +87,7 @@ pub(crate) fn start(bench: &Bench, tool: Highwater, slot: &str, run: &str) -> Re
         .env("HIGHWATER_TOPICS_PARTITIONS", PARTITIONS.to_string())
         .env("HIGHWATER_CAPTURE_HISTORY", tool.history.to_string())
         .env("HIGHWATER_OPERATE_LISTEN", listen.to_string())
+        .envs(tool.setting.variables())
         .envs(bench.settings.iter().map(|(name, value)| (name, value)));
     Process::spawn(&mut command, &bench.folder.join("highwater.log"))
 }

@@ -11,7 +11,7 @@ use crate::backlog::Progress;
 use crate::process::Process;
 use crate::source::Path;
 use debezium::Debezium;
-use highwater::Highwater;
+use highwater::{Highwater, Setting};
 
 /// A tool in one configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,10 +27,10 @@ impl Tool {
     pub(crate) const ALL: [Self; 8] = [
         Self::Ceiling(Path::Tcp),
         Self::Ceiling(Path::Socket),
-        Self::Highwater(Highwater { history: false, path: Path::Tcp }),
-        Self::Highwater(Highwater { history: false, path: Path::Socket }),
-        Self::Highwater(Highwater { history: true, path: Path::Tcp }),
-        Self::Highwater(Highwater { history: true, path: Path::Socket }),
+        Self::Highwater(Highwater::shipped(false, Path::Tcp)),
+        Self::Highwater(Highwater::shipped(false, Path::Socket)),
+        Self::Highwater(Highwater::shipped(true, Path::Tcp)),
+        Self::Highwater(Highwater::shipped(true, Path::Socket)),
         Self::Debezium(Debezium::Default),
         Self::Debezium(Debezium::Tuned),
     ];
@@ -40,7 +40,10 @@ impl Tool {
         match self {
             Self::Ceiling(way) => format!("pg_recvlogical to nowhere, {}", path(way)),
             Self::Highwater(tool) => {
-                format!("Highwater, history {}, {}", if tool.history { "on" } else { "off" }, path(tool.path))
+                let history = if tool.history { "on" } else { "off" };
+                let settings =
+                    if tool.setting == Setting::Shipped { String::new() } else { format!(", {}", tool.setting.name()) };
+                format!("Highwater, history {history}, {}{settings}", path(tool.path))
             }
             Self::Debezium(tool) => format!("Debezium, {}, TCP", tool.name()),
         }
