@@ -77,9 +77,10 @@ impl Feeds {
         Ok(Self { specs: specs.to_vec(), described, announced: Announced::default() })
     }
 
-    /// Whether the catalogue has the same columns of a table as the log.
-    pub(super) fn agrees(&self, relation: &Relation<'_>) -> bool {
-        self.described.get(&relation.oid).is_some_and(|described| described.has(&columns_of(relation)))
+    /// Whether the catalogue has other columns of a table than the log.
+    pub(super) fn differs(&self, relation: &Relation<'_>) -> bool {
+        let described = self.described.get(&relation.oid);
+        !is_own(relation.namespace, relation.name) && described.is_none_or(|table| !table.has(&columns_of(relation)))
     }
 
     /// Takes note of a table's columns from here on in the log, which said so in the piece of this number.

@@ -341,6 +341,13 @@ impl Publisher {
         self.settle()
     }
 
+    /// Commits the progress as it is now, before anything rests on it.
+    pub(super) fn commit_progress(&mut self) -> Result<(), Error> {
+        self.begin_if_needed()?;
+        self.end_transaction()?;
+        self.settle()
+    }
+
     /// Waits until what was ended is committed.
     fn settle(&mut self) -> Result<(), Error> {
         self.note_commit(self.timeout)?;

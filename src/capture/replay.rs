@@ -49,7 +49,8 @@ impl Work {
                     if replaying.said.get(&relation.oid).is_some_and(|before| before == said) {
                         self.feeds.relation_again(relation.oid, kept.piece);
                     } else {
-                        self.announce(&relation, kept.piece)?;
+                        self.describe()?;
+                        self.feeds.relation(&relation, kept.piece);
                         replaying.said.insert(relation.oid, said.to_vec());
                     }
                 }

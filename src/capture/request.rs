@@ -49,6 +49,9 @@ impl Work {
                 continue;
             }
             info!(%since, table, "a table is read again, as the log asks");
+            if self.publisher.progress.ahead && self.snapshot.is_done() {
+                self.snapshot.settle_first();
+            }
             let ledger = &mut self.publisher.progress.snapshot.tables;
             ledger.entry(table.clone()).or_default().read_again(since, false);
             self.snapshot.read_again(table);

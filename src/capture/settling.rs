@@ -21,9 +21,9 @@ impl Settling {
         if matches!(self, Self::Over) {
             return Ok(true);
         }
-        let now = primary.current_snapshot(timeout)?;
-        let wanted = if let Self::Until(wanted) = self { *wanted } else { now.xmax() };
-        let over = now.xmin() >= wanted;
+        // Not the end of a snapshot: the newest transactions may be under way beyond it.
+        let wanted = if let Self::Until(wanted) = self { *wanted } else { primary.next_transaction_id(timeout)? };
+        let over = primary.current_snapshot(timeout)?.xmin() >= wanted;
         *self = if over { Self::Over } else { Self::Until(wanted) };
         Ok(over)
     }

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use highwater_postgres::Lsn;
-use highwater_postgres::pgoutput::{Begin, StreamCommit};
+use highwater_postgres::pgoutput::{Begin, Message, StreamCommit};
 use highwater_postgres::replication::{Frame, Status};
 use metrics::{counter, histogram};
 use tracing::{info, warn};
@@ -16,9 +16,8 @@ use super::publisher::QUIET_LOOK;
 use super::replay::begin_of;
 use super::session::Session;
 use super::settings::Settings;
-use super::transaction::Transaction;
 use super::visible::Visibility;
-use super::work::Step;
+use super::work::{Step, decode};
 use crate::running::Shutdown;
 
 /// Messages of the log between two looks at the clock.
@@ -75,8 +74,14 @@ impl<'a> Loop<'a> {
     /// # Errors
     /// Whatever ends the session; what was sent and not committed is aborted by the next session's fence.
     pub(super) fn run(mut self) -> Result<(), Error> {
+        let was_ahead = self.session.work.publisher.progress.ahead;
         self.note_what_is_ahead()?;
-        Measures::note_ahead(self.session.work.publisher.progress.ahead);
+        let publisher = &mut self.session.work.publisher;
+        Measures::note_ahead(publisher.progress.ahead);
+        if publisher.progress.ahead && !was_ahead {
+            // Whoever goes on from here has to know it before the first event is sent, whatever becomes of that.
+            publisher.commit_progress()?;
+        }
         while !self.shutdown.is_cancelled() || self.goes_on_to_the_commit() {
             self.step()?;
         }
@@ -253,13 +258,19 @@ impl<'a> Loop<'a> {
     /// Takes note of a table as of here in the log. What only the catalogue knows of it is asked of the primary: if that has other
     /// columns, it may have to show first what this transaction did to them.
     fn announce(&mut self, payload: &[u8]) -> Result<(), Error> {
-        let agreed = self.session.work.announce_as_told(payload)?;
-        if !agreed
-            && let Some((xid, commit)) = self.session.work.transaction.as_ref().map(Transaction::commit)
+        let Message::Relation(relation) = decode(payload, false)? else {
+            return Err(Error::Unexpected("something else where a table was to be announced".to_owned()));
+        };
+        self.session.work.describe()?;
+        if let Some((xid, commit)) = self.session.work.ahead_of_the_catalogue(&relation)
             && self.await_shown(xid, commit)?
         {
-            self.session.work.announce_as_told(payload)?;
+            self.session.work.describe()?;
+            // Nothing was read meanwhile.
+            self.heard = Instant::now();
         }
+        let piece = self.session.work.piece;
+        self.session.work.feeds.relation(&relation, piece);
         Ok(())
     }
 

@@ -34,7 +34,7 @@ impl Transaction {
     }
 
     /// Returns its number and where its commit record starts.
-    pub(super) fn commit(&self) -> (u32, Lsn) {
+    pub(super) fn number_and_commit(&self) -> (u32, Lsn) {
         (self.xid, Lsn(self.lsn))
     }
 

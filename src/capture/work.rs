@@ -137,23 +137,10 @@ impl Work {
         Err(Error::Unexpected(format!("a change of table {relation}, which the server did not announce")))
     }
 
-    /// Takes note of a table as an ordinary transaction announces it; `false` if the catalogue has other columns of it.
-    pub(super) fn announce_as_told(&mut self, payload: &[u8]) -> Result<bool, Error> {
-        match decode(payload, false)? {
-            Message::Relation(relation) => {
-                self.announce(&relation, self.piece)?;
-                Ok(self.feeds.agrees(&relation))
-            }
-            message => Err(Error::Unexpected(format!("{message:?} where a table was to be announced"))),
-        }
-    }
-
-    /// Takes note of a table as of a piece of the log. The server says it once for each table, and again when something of it
-    /// has changed.
-    pub(super) fn announce(&mut self, relation: &Relation<'_>, piece: u64) -> Result<(), Error> {
+    /// Asks the catalogue for the published tables.
+    pub(super) fn describe(&mut self) -> Result<(), Error> {
         let described = describe_published(&mut self.primary, &self.publication, self.timeout)?;
         self.feeds.describe(described);
-        self.feeds.relation(relation, piece);
         Ok(())
     }
 
@@ -196,6 +183,12 @@ impl Work {
         let ledger = &self.publisher.progress.snapshot;
         let done = |table: &str| ledger.tables.get(table).is_some_and(TableSnapshot::stands);
         Family::ALL.map(|family| self.feeds.tables_of(family).all(done))
+    }
+
+    /// Returns the transaction, by number and commit record, that is being published and announces a table of which the catalogue
+    /// has other columns.
+    pub(super) fn ahead_of_the_catalogue(&self, relation: &Relation<'_>) -> Option<(u32, Lsn)> {
+        self.transaction.as_ref().filter(|_| self.feeds.differs(relation)).map(Transaction::number_and_commit)
     }
 
     /// Handles what an application or an operator wrote into the log.

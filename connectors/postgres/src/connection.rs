@@ -121,6 +121,18 @@ impl Connection {
         text.parse().map_err(|error: crate::visibility::ParseSnapshotError| Error::Protocol(error.to_string()))
     }
 
+    /// Takes a transaction id, 64 bits: every transaction that has one already has a lower one. Writes nothing that anybody
+    /// waits for.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::simple_query`].
+    pub fn next_transaction_id(&mut self, timeout: Duration) -> Result<u64> {
+        let rows = self.simple_query("SELECT pg_current_xact_id()", timeout)?;
+        let text = rows.single()?;
+        text.parse().map_err(|_| Error::Protocol(format!("pg_current_xact_id() gave `{text}`")))
+    }
+
     /// Asks about how many rows a table has, its partitions together, by the last VACUUM or ANALYZE; none where that is not
     /// known. `table` is as SQL has it, quoted.
     ///

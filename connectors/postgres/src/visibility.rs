@@ -25,7 +25,8 @@ impl Snapshot {
         self.xmin
     }
 
-    /// Returns the first transaction that had not begun; neither it nor any after it is finished.
+    /// Returns the one behind the newest transaction that is finished. Neither it nor any after it is, and some may be under
+    /// way: they are not among those in progress here.
     #[must_use]
     pub fn xmax(&self) -> u64 {
         self.xmax

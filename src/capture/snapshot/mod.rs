@@ -122,10 +122,6 @@ impl Snapshot {
 
     /// Reads a table from its beginning, again or for the first time. The ledger has it as not complete.
     pub(super) fn read_again(&mut self, table: &str) {
-        if self.is_done() {
-            // Until now commits may have been published before they were visible; a chunk would not have them.
-            self.settling = Settling::Unasked;
-        }
         self.pieces.retain(|piece| piece.pass.table() != table);
         if self.pass.as_ref().is_some_and(|(pass, _)| pass.table() == table) {
             self.pass = None;
@@ -133,6 +129,11 @@ impl Snapshot {
         if self.left.iter().all(|left| left != table) {
             self.left.push_back(table.to_owned());
         }
+    }
+
+    /// Lets it begin only when all is visible that is under way now: of what was published ahead, a chunk may not have all.
+    pub(super) fn settle_first(&mut self) {
+        self.settling = Settling::Unasked;
     }
 
     /// Whether rows of a table are on their way, or will be.
