@@ -36,8 +36,11 @@ async fn killing_pipeline_kafka_redis_postgresql_and_walsender_under_load_loses_
     let options = write::Options { rate: 200, connections: 4, seed };
     let writers = Writers::start(&shop.endpoints, options, None).await.expect("writers");
     for kill in 0..kills() {
-        // From before it is ready to well after: every moment of a session has its turn.
-        tokio::time::sleep(Duration::from_millis(random.random_range(50..2500))).await;
+        // From its first moments to well after it is ready: every moment of a session has its turn, however slow the machine is.
+        if kill % 2 == 1 {
+            pipeline.is_ready().await;
+        }
+        tokio::time::sleep(Duration::from_millis(random.random_range(50..1800))).await;
         pipeline.kill();
         pipeline = Pipeline::start(&shop, &[]);
         if kill % 3 == 0 {
@@ -50,6 +53,8 @@ async fn killing_pipeline_kafka_redis_postgresql_and_walsender_under_load_loses_
     assert!(written.committed > 500, "the load was too small to prove anything: {written:?}");
     let report = check::everything(&shop.endpoints, &check::Options::default()).await.expect("the check runs");
     assert!(report.is_clean(), "{report}\n{}", pipeline.last_lines());
+    let sessions = pipeline.log().lines().filter(|line| line.contains("capture goes on from here")).count();
+    assert!(sessions > kills() / 2, "capture was at work in {sessions} sessions alone");
     // While servers come and go nobody may be told of a gap that is none.
     let gaps = pipeline.log().lines().filter(|line| line.contains("between two marks")).count();
     assert_eq!(gaps, 0, "gaps were named that the check does not find");
