@@ -32,7 +32,9 @@ pub(crate) fn start_logs(settings: &Settings) -> Result<()> {
         LogFormat::Text => layer.boxed(),
         LogFormat::Json => layer.json().flatten_event(true).boxed(),
     };
-    tracing_subscriber::registry().with(layer.with_filter(filter)).try_init().context("cannot start the logs")
+    // Beside the layer, not on it: a filter on a layer drops the next event of a thread that only asked what is enabled, as the
+    // Kafka client does whenever one is made.
+    tracing_subscriber::registry().with(filter).with(layer).try_init().context("cannot start the logs")
 }
 
 /// Collects metrics; histograms named `…_seconds` and `…_ms` have buckets of these units, all others those of sizes.
