@@ -15,6 +15,7 @@ mod metrics;
 mod pipeline;
 mod process;
 mod promotion;
+mod publication;
 mod shop;
 mod snapshot;
 mod stack;

@@ -1,0 +1,94 @@
+//! What the publication says of a table holds for the rows that are read and for those that are streamed: its partitions come
+//! by their root, with its columns and its rows.
+
+use std::time::Duration;
+
+use highwater_demo::check;
+use highwater_kafka::{Connection, Isolation, last_record};
+
+use crate::process::Pipeline;
+use crate::shop::{Shop, eventually};
+use crate::stack::{SHOPS, root};
+
+/// Stock levels in two partitions, of which the publication has the parts up to 10, and what they cost is nobody's business.
+const PARTITIONED: &str = "
+    DROP TABLE stock_levels;
+    CREATE TABLE stock_levels (
+        id bigint NOT NULL, part_id bigint NOT NULL UNIQUE, current_stock integer NOT NULL,
+        reserved_quantity integer NOT NULL DEFAULT 0, min_stock_level integer NOT NULL DEFAULT 0,
+        version integer NOT NULL DEFAULT 1, bin text, purchase_cost numeric, updated_at timestamptz NOT NULL DEFAULT now(),
+        PRIMARY KEY (id, part_id)
+    ) PARTITION BY RANGE (part_id);
+    CREATE TABLE stock_low PARTITION OF stock_levels FOR VALUES FROM (MINVALUE) TO (6);
+    CREATE TABLE stock_high PARTITION OF stock_levels FOR VALUES FROM (6) TO (MAXVALUE);
+    INSERT INTO stock_levels (id, part_id, current_stock, bin, purchase_cost)
+        SELECT n, n, n * 10, 'bin-' || n, 99.25 FROM generate_series(1, 20) n;
+    GRANT SELECT ON stock_levels TO highwater_capture;
+    ALTER PUBLICATION highwater SET (publish_via_partition_root = true);
+    ALTER PUBLICATION highwater ADD TABLE stock_levels
+        (id, part_id, current_stock, reserved_quantity, min_stock_level, version, bin, updated_at) WHERE (part_id <= 10)";
+
+/// A row into the published ones, one out of them and over to the other partition, and one that never is one of them.
+const MOVES: [&str; 4] = [
+    "UPDATE stock_levels SET current_stock = 777 WHERE part_id IN (3, 15)",
+    "DELETE FROM stock_levels WHERE part_id = 7",
+    "UPDATE stock_levels SET part_id = 7, current_stock = 555 WHERE part_id = 12",
+    "UPDATE stock_levels SET part_id = 30 WHERE part_id = 4",
+];
+
+/// Writes config.toml with every column that stock has, and no field takes, among its attributes; returns where.
+fn with_all_attributes(name: &str) -> String {
+    let shown = std::fs::read_to_string(root().join("config.toml")).expect("config.toml");
+    let (before, stock) = shown.split_once("table = \"stock_levels\"").expect("an entry for stock_levels");
+    let text = format!("{before}table = \"stock_levels\"{}", stock.replacen("attributes = []\n", "", 1));
+    let path = SHOPS.path().join(format!("log/{name}.toml"));
+    std::fs::write(&path, text).expect("a configuration");
+    path.to_string_lossy().into_owned()
+}
+
+async fn cached(shop: &Shop, part: u32) -> Option<String> {
+    let key = format!("part:{part}:stock");
+    redis::cmd("HGET").arg(key).arg("v").query_async(&mut shop.cache().await).await.expect("Redis")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partitioned_table_comes_by_its_root_with_the_publications_columns_and_rows_read_and_streamed_alike() {
+    let shop = Shop::open("partitioned", 20).await;
+    shop.admin.batch_execute(PARTITIONED).await.expect("a partitioned table");
+    let mut variables = shop.endpoints.variables.clone();
+    variables.insert("HIGHWATER_CONFIG".to_owned(), with_all_attributes(&shop.endpoints.topic_prefix));
+    let mut pipeline = Pipeline::start_with(&shop, &["capture", "cache"], &variables);
+    pipeline.is_ready().await;
+    check::caught_up(&shop.endpoints, Duration::from_mins(1)).await.expect("the snapshot");
+    for part in 1..=20 {
+        let row = cached(&shop, part).await;
+        assert_eq!(row.is_some(), part <= 10, "part {part} as it was read: {row:?}");
+        let wrong = |row: &String| !row.contains(&format!("\"bin\":\"bin-{part}\"")) || row.contains("purchase_cost");
+        assert!(!row.as_ref().is_some_and(wrong), "{row:?}");
+    }
+    for statement in MOVES {
+        shop.admin.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+    }
+    check::caught_up(&shop.endpoints, Duration::from_mins(1)).await.expect("the stream");
+    for (part, stock) in
+        [(3, Some("777")), (7, Some("555")), (8, Some("80")), (4, None), (12, None), (15, None), (30, None)]
+    {
+        let row = cached(&shop, part).await;
+        assert_eq!(row.is_some(), stock.is_some(), "part {part}: {row:?}");
+        let Some((row, stock)) = row.zip(stock) else { continue };
+        assert!(row.contains(&format!("\"current_stock\":{stock},")) && !row.contains("purchase_cost"), "{row}");
+    }
+    let history = shop.endpoints.topic("history");
+    let connection = Connection::new(&shop.endpoints.brokers, "test");
+    eventually("the history has the last change, of the root, without what it cost", async || {
+        let last = last_record(&connection, &history, 0, Isolation::ReadCommitted, Duration::from_secs(20)).await;
+        let value = last.expect("an answer").and_then(|record| record.value).unwrap_or_default();
+        let text = String::from_utf8_lossy(&value).into_owned();
+        text.contains("\"table\":\"stock_levels\"")
+            && text.contains("history.delete")
+            && !text.contains("purchase_cost")
+    })
+    .await;
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    shop.close().await;
+}
