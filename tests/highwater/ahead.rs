@@ -8,7 +8,7 @@ use crate::process::Pipeline;
 use crate::shop::{Shop, eventually};
 use crate::stack::Variables;
 
-const UPDATE: &str = "UPDATE stock_levels SET current_stock = 31337 WHERE part_id = 3";
+pub(crate) const UPDATE: &str = "UPDATE stock_levels SET current_stock = 31337 WHERE part_id = 3";
 /// The same, and with it that the table is to be read again.
 const UPDATE_AND_READ_AGAIN: &str = r#"BEGIN;
     UPDATE stock_levels SET current_stock = 31337 WHERE part_id = 3;
@@ -16,10 +16,10 @@ const UPDATE_AND_READ_AGAIN: &str = r#"BEGIN;
     COMMIT"#;
 
 /// A commit that waits for a synchronous standby which is not there.
-struct Waiting(JoinHandle<Result<(), tokio_postgres::Error>>);
+pub(crate) struct Waiting(JoinHandle<Result<(), tokio_postgres::Error>>);
 
 impl Waiting {
-    async fn begin(shop: &Shop, sql: &'static str) -> Self {
+    pub(crate) async fn begin(shop: &Shop, sql: &'static str) -> Self {
         shop.admin.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.expect("a setting");
         shop.admin.batch_execute("SELECT pg_reload_conf()").await.expect("a reload");
         eventually("the setting holds", async || shop.value("SHOW synchronous_standby_names").await == "nobody").await;
@@ -27,7 +27,7 @@ impl Waiting {
         Self(tokio::spawn(async move { writer.batch_execute(sql).await }))
     }
 
-    async fn end(self, shop: &Shop) {
+    pub(crate) async fn end(self, shop: &Shop) {
         shop.admin.batch_execute("ALTER SYSTEM RESET synchronous_standby_names").await.expect("a setting");
         shop.admin.batch_execute("SELECT pg_reload_conf()").await.expect("a reload");
         self.0.await.expect("the writer ends").expect("the update commits");
@@ -40,7 +40,7 @@ fn ahead(shop: &Shop) -> Variables {
     variables
 }
 
-async fn cached_stock(shop: &Shop) -> String {
+pub(crate) async fn cached_stock(shop: &Shop) -> String {
     let mut redis = shop.cache().await;
     let value: Option<String> =
         redis::cmd("HGET").arg("part:3:stock").arg("v").query_async(&mut redis).await.expect("Redis");

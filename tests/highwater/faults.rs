@@ -3,6 +3,7 @@
 use highwater_demo::check;
 use highwater_demo::write::{self, Writers};
 
+use crate::ahead::{UPDATE, Waiting, cached_stock};
 use crate::process::Pipeline;
 use crate::shop::{Shop, eventually, within_a_minute};
 use crate::stack::SHOPS;
@@ -63,29 +64,16 @@ async fn a_commit_that_waits_for_a_missing_standby_is_published_only_when_the_pr
     let mut pipeline = shop.pipeline(&[]).await;
     let shown = "SELECT current_stock FROM stock_levels WHERE part_id = 3";
     let before = shop.value(shown).await;
-    let cached = async || -> String {
-        let value: Option<String> =
-            redis::cmd("HGET").arg("part:3:stock").arg("v").query_async(&mut shop.cache().await).await.expect("Redis");
-        value.unwrap_or_default()
-    };
-    eventually("the cache is filled", async || !cached().await.is_empty()).await;
-    shop.admin.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.expect("a setting");
-    shop.admin.batch_execute("SELECT pg_reload_conf()").await.expect("a reload");
-    eventually("the setting holds", async || shop.value("SHOW synchronous_standby_names").await == "nobody").await;
-    let writer = highwater_demo::endpoints::Endpoints::connect(&shop.endpoints.admin_database).await.expect("a writer");
-    let update = tokio::spawn(async move {
-        writer.batch_execute("UPDATE stock_levels SET current_stock = 31337 WHERE part_id = 3").await
-    });
+    eventually("the cache is filled", async || !cached_stock(&shop).await.is_empty()).await;
+    let waiting = Waiting::begin(&shop, UPDATE).await;
     let named = within_a_minute(async || pipeline.log().contains("the primary does not show it yet")).await;
-    let meanwhile = (shop.value(shown).await, cached().await);
+    let meanwhile = (shop.value(shown).await, cached_stock(&shop).await);
     // First of all the setting goes: the other tests share the server.
-    shop.admin.batch_execute("ALTER SYSTEM RESET synchronous_standby_names").await.expect("a setting");
-    shop.admin.batch_execute("SELECT pg_reload_conf()").await.expect("a reload");
+    waiting.end(&shop).await;
     assert!(named, "capture names the commit that it waits for");
     assert_eq!(meanwhile.0, before, "the primary shows the old row");
     assert!(!meanwhile.1.contains("31337"), "nothing is published before it can be read");
-    update.await.expect("the writer ends").expect("the update commits");
-    eventually("the cache shows the new row", async || cached().await.contains("31337")).await;
+    eventually("the cache shows the new row", async || cached_stock(&shop).await.contains("31337")).await;
     assert!(pipeline.terminate().success(), "{}", pipeline.log());
     shop.close().await;
 }
