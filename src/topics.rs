@@ -5,6 +5,7 @@ use std::time::Duration;
 use highwater_kafka::{Connection, TopicSpec};
 
 use crate::config::{Secret, Section};
+use crate::events::draft::Topic;
 use crate::events::mapping::spec::Family;
 
 /// Largest record, in bytes: topics and producer allow it.
@@ -60,10 +61,16 @@ impl Topics {
         }
     }
 
+    /// Returns the name of a topic with this suffix.
+    #[must_use]
+    pub fn name(&self, suffix: &str) -> String {
+        format!("{}.{suffix}", self.prefix)
+    }
+
     /// Returns the name of a state topic.
     #[must_use]
     pub fn state(&self, family: Family) -> String {
-        format!("{}.{}", self.prefix, family.topic_suffix())
+        self.name(family.topic_suffix())
     }
 
     /// Returns the names of the state topics.
@@ -75,19 +82,19 @@ impl Topics {
     /// Returns the name of the topic with every change in commit order.
     #[must_use]
     pub fn history(&self) -> String {
-        format!("{}.history", self.prefix)
+        self.name(Topic::History.suffix())
     }
 
     /// Returns the name of the internal topic with capture's progress.
     #[must_use]
     pub fn progress(&self) -> String {
-        format!("{}.progress", self.prefix)
+        self.name("progress")
     }
 
     /// Returns the name of the topic with what could not be handled.
     #[must_use]
     pub fn dead_letters(&self) -> String {
-        format!("{}.dead-letters", self.prefix)
+        self.name("dead-letters")
     }
 
     /// Returns every topic as it has to be.

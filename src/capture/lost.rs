@@ -1,5 +1,5 @@
-//! Going on where the log does not: behind a slot that was lost, and past a promotion. What is missing is named in the log, in
-//! the metrics and in the dead letters, and every mapped table is read again.
+//! Going on where the log or a topic does not: behind a slot that was lost, past a promotion, and where records are gone. What is
+//! missing is named in the log, in the metrics and in the dead letters, and every mapped table is read again.
 
 use highwater_postgres::Connection;
 use highwater_postgres::replication::Timelines;
@@ -52,6 +52,15 @@ impl Plan<'_> {
         read_all_again(progress, feeds, slot_bound);
         Ok(missing)
     }
+}
+
+/// Has every table read again because records are gone. Returns what is missing.
+pub(super) fn restore_records(lost: &Lost, progress: &mut Progress, feeds: &Feeds) -> String {
+    let missing = format!("records that were committed are missing: {lost}; every mapped table is read again");
+    counter!("highwater_capture_gaps_total", "reason" => "lost_records").increment(1);
+    error!(%missing, "capture fills a topic again");
+    read_all_again(progress, feeds, progress.bound);
+    missing
 }
 
 /// Has every table read again if something was published that no server has any more. Returns what that is.

@@ -12,6 +12,7 @@ mod chunks;
 mod error;
 mod feeds;
 mod gathered;
+mod held;
 mod lost;
 mod marks;
 mod measures;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use highwater_postgres::replication::Timelines;
 use serde::{Deserialize, Serialize};
 
+use crate::events::draft::Topic;
 use crate::events::mapping::spec::Family;
 use crate::position::Bound;
 
@@ -17,6 +18,9 @@ pub struct Progress {
     pub bound: Bound,
     /// Live events of each partition so far, by the state topic's suffix.
     pub counts: BTreeMap<String, Vec<u64>>,
+    /// Where each partition ends at least, by the topic's suffix: where it ended when a session began, and what came since.
+    #[serde(default)]
+    pub ends: Ends,
     /// How many marks were made: distinguishes those of one partition with one bound.
     pub marks: u64,
     /// Whether some of it may stand ahead of what the primary shows: `visible_first` is off, or was not long ago.
@@ -24,6 +28,22 @@ pub struct Progress {
     pub ahead: bool,
     /// How far the snapshot is.
     pub snapshot: Ledger,
+}
+
+/// Offsets behind the last record, by the topic's suffix and the partition.
+pub type Ends = BTreeMap<String, Vec<u64>>;
+
+/// A partition that ends before what was committed to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shorter {
+    /// The topic's suffix.
+    pub suffix: String,
+    /// The partition.
+    pub partition: usize,
+    /// Where it ends.
+    pub end: u64,
+    /// Where it has to end at least.
+    pub expected: u64,
 }
 
 /// How far the snapshot of each table is.
@@ -79,7 +99,8 @@ impl Progress {
     pub fn beginning(system: String, bound: Bound, partitions: u32) -> Self {
         let empty = vec![0; partitions as usize];
         let counts = Family::ALL.iter().map(|family| (family.topic_suffix().to_owned(), empty.clone()));
-        Self { system, bound, counts: counts.collect(), marks: 0, ahead: false, snapshot: Ledger::default() }
+        let (counts, ends) = (counts.collect(), Ends::new());
+        Self { system, bound, counts, ends, marks: 0, ahead: false, snapshot: Ledger::default() }
     }
 
     /// Whether a transaction that commits at `commit_lsn` stands in the topics already.
@@ -100,6 +121,24 @@ impl Progress {
     /// Moves the bound up; it never goes back, though keepalives do after a reconnect.
     pub fn reach(&mut self, bound: Bound) {
         self.bound = self.bound.max(bound);
+    }
+
+    /// Returns a partition that ends before what was committed to it: somebody deleted its topic, or Kafka lost records.
+    #[must_use]
+    pub fn shorter(&self, ends: &Ends) -> Option<Shorter> {
+        self.ends.iter().find_map(|(suffix, expected)| {
+            let end = |partition: usize| ends.get(suffix).and_then(|ends| ends.get(partition)).copied().unwrap_or(0);
+            let (partition, &expected) = expected.iter().enumerate().find(|&(at, &expected)| end(at) < expected)?;
+            Some(Shorter { suffix: suffix.clone(), partition, end: end(partition), expected })
+        })
+    }
+
+    /// Takes note of a record that was sent to a partition.
+    pub fn sent(&mut self, topic: Topic, partition: u32) {
+        let end = self.ends.get_mut(topic.suffix()).and_then(|ends| ends.get_mut(partition as usize));
+        if let Some(end) = end {
+            *end += 1;
+        }
     }
 
     /// Counts a live event.
@@ -152,6 +191,24 @@ pub(super) mod tests {
         assert!(!table.stands());
         table.read_again(at(9), false);
         assert!(!table.stands(), "what is missing is missing until the table is read");
+    }
+
+    #[test]
+    fn a_partition_that_is_shorter_than_what_was_committed_to_it_is_found() {
+        let (stock, history) = (Topic::State(Family::Stock), Topic::History);
+        let mut progress = progress(10);
+        assert_eq!(progress.shorter(&Ends::new()), None, "of an older version: nothing is known");
+        let ends = |stock: [u64; 2], history| {
+            Ends::from([("stock".to_owned(), stock.to_vec()), ("history".to_owned(), vec![history])])
+        };
+        progress.ends = ends([4, 7], 2);
+        progress.sent(stock, 1);
+        progress.sent(history, 0);
+        assert_eq!(progress.shorter(&ends([4, 8], 3)), None);
+        assert_eq!(progress.shorter(&ends([9, 9], 9)), None, "control records take offsets, too");
+        let shorter = Shorter { suffix: "stock".to_owned(), partition: 1, end: 7, expected: 8 };
+        assert_eq!(progress.shorter(&ends([4, 7], 3)), Some(shorter));
+        assert!(progress.shorter(&ends([4, 8], 2)).is_some_and(|shorter| shorter.suffix == "history"));
     }
 
     #[test]

@@ -191,10 +191,12 @@ impl Publisher {
             Err(other) => return Err(other.into()),
         }
         self.records += 1;
+        self.progress.sent(draft.topic, partition.unsigned_abs());
         if draft.deletes {
             let headers = [(POSITION_HEADER, &draft.position.text()[..])];
             self.producer.active().send(topic, partition, &draft.key, None, &headers)?;
             self.records += 1;
+            self.progress.sent(draft.topic, partition.unsigned_abs());
         }
         if let (Topic::State(family), true) = (draft.topic, draft.live) {
             self.progress.count(family, partition.unsigned_abs());
@@ -231,8 +233,10 @@ impl Publisher {
             self.send_events()?;
             let partitions = self.partitions.unsigned_abs() as usize;
             let (family, partition) = (place / partitions, u32::try_from(place % partitions).unwrap_or(0));
-            let topic = self.names.events.of(Topic::State(Family::ALL[family]));
+            let kind = Topic::State(Family::ALL[family]);
+            let topic = self.names.events.of(kind);
             self.progress.marks += 1;
+            self.progress.sent(kind, partition);
             let mark = Mark {
                 source: &self.source,
                 topic,

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use super::branch::Branch;
 use super::error::Error;
 use super::feeds::{Feeds, through_part};
-use super::lost::read_phantoms_again;
+use super::lost::{read_phantoms_again, restore_records};
 use super::progress::Progress;
 use super::publisher::{Publisher, QUEUE_BYTES, QUEUE_RECORDS};
 use super::settings::Settings;
@@ -112,6 +112,12 @@ impl Plan<'_> {
             named.push(self.go_on_behind(&lost, &address, bound, &mut progress, &feeds)?);
         }
         named.extend(read_phantoms_again(&mut progress, &timelines, &feeds));
+        if let Some(lost) = self.compare_with_topics(&mut progress)? {
+            if !self.goes_on_behind(&lost) {
+                return Err(self.refused(lost));
+            }
+            named.push(restore_records(&lost, &mut progress, &feeds));
+        }
         info!(bound = %progress.bound, timeline = system.timeline, "capture goes on from here");
         let mut session = self.publishing(&config, primary, stream, producer, progress, feeds, branch, spill)?;
         let publisher = &mut session.work.publisher;
@@ -176,6 +182,15 @@ impl Plan<'_> {
         }
         let state = SlotState::of(slot.as_ref(), timelines);
         let progress = self.read_progress()?;
+        if progress.is_none()
+            && let Some(topic) = self.topic_with_events()?
+        {
+            if self.read_progress()?.is_none() {
+                return Err(self.refused(Lost::Progress { topic, progress: self.topics.progress() }));
+            }
+            // Another capture began meanwhile, and has a slot.
+            return self.decide(replication, timelines, system);
+        }
         let address = replication.address().to_owned();
         let from = Serving { slot: &self.source.slot, server: &address, system, timeline: timelines.current() };
         decide_start(from, &self.topics.progress(), state, progress).map_err(|lost| self.refused(lost))

@@ -84,6 +84,33 @@ pub enum Lost {
         /// Where the slot begins.
         slot_bound: Bound,
     },
+    /// A partition ends before what was committed to it.
+    #[error(
+        "topic `{topic}`, partition {partition}, ends at offset {end}, but topic `{progress}` says that it goes up to {expected} at \
+         least: the topic was deleted or made anew, or Kafka lost records"
+    )]
+    Records {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: usize,
+        /// Where it ends.
+        end: u64,
+        /// Where it has to end at least.
+        expected: u64,
+        /// The progress topic.
+        progress: String,
+    },
+    /// The topics hold events, and nothing tells up to where.
+    #[error(
+        "topic `{topic}` holds events, but topic `{progress}` holds no progress: it was deleted or made anew, or Kafka lost it"
+    )]
+    Progress {
+        /// A topic with events.
+        topic: String,
+        /// The progress topic.
+        progress: String,
+    },
     /// The progress was made from another server.
     #[error("topic `{topic}` holds progress of system {published}, but the source is system {source_system}")]
     OtherSystem {
@@ -108,7 +135,11 @@ impl Lost {
             Self::OtherSystem { .. } | Self::LeftBehind { .. } => {
                 format!("point [source] at the right server; or, {anew}")
             }
-            Self::WentBack { .. } => anew,
+            Self::WentBack { .. } | Self::Progress { .. } => anew,
+            Self::Records { .. } => format!(
+                "to have every mapped table read again, set [capture] on_lost_slot = \"resnapshot\" (what history held does \
+                 not come back); or, {anew}"
+            ),
             Self::SlotMissing { .. } | Self::SlotInvalidated { .. } | Self::Gap { .. } => {
                 format!(
                     "changes between the two are not in the topics; to go on without them and read every mapped table again, \
@@ -121,7 +152,8 @@ impl Lost {
     /// Whether changes are missing and nothing else is wrong, so that reading all tables again mends the copies.
     #[must_use]
     pub fn is_gap(&self) -> bool {
-        matches!(self, Self::SlotMissing { .. } | Self::SlotInvalidated { .. } | Self::Gap { .. })
+        use Lost as L;
+        matches!(self, L::SlotMissing { .. } | L::SlotInvalidated { .. } | L::Gap { .. } | L::Records { .. })
     }
 }
 

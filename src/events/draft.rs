@@ -15,6 +15,21 @@ pub enum Topic {
     History,
 }
 
+impl Topic {
+    /// Every one.
+    pub const ALL: [Self; 4] =
+        [Self::State(Family::Stock), Self::State(Family::Price), Self::State(Family::Content), Self::History];
+
+    /// Returns the end of its name, behind the source's prefix.
+    #[must_use]
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::State(family) => family.topic_suffix(),
+            Self::History => "history",
+        }
+    }
+}
+
 /// What all events of one transaction, or of one snapshot chunk, share.
 #[derive(Debug, Clone, Copy)]
 pub struct Stamp<'a> {

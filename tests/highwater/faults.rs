@@ -1,7 +1,10 @@
 //! What no restart mends is named, with the choices; what a restart mends is mended without anybody's help.
 
+use std::time::Duration;
+
 use highwater_demo::check;
 use highwater_demo::write::{self, Writers};
+use highwater_kafka::{Admin, Connection, Consumer, ConsumerSettings, Isolation};
 
 use crate::ahead::{UPDATE, Waiting, cached_stock};
 use crate::process::Pipeline;
@@ -38,6 +41,63 @@ async fn a_slot_made_anew_by_hand_is_a_gap_and_refused() {
     let mut pipeline = Pipeline::start(&shop, &["capture"]);
     assert_eq!(pipeline.ended().code(), Some(1));
     assert!(pipeline.log().contains("the slot was made anew, or Kafka lost records"), "{}", pipeline.log());
+    shop.close().await;
+}
+
+/// Deletes a topic of a shop whose pipeline does not run.
+async fn delete_topic(shop: &Shop, suffix: &str) {
+    const ANSWER: Duration = Duration::from_secs(30);
+    let variables = &shop.endpoints.variables;
+    let connection = Connection::new(&variables["HIGHWATER_TOPICS_BROKERS"], "test");
+    let topic = format!("{}.{suffix}", variables["HIGHWATER_SOURCE_TOPIC_PREFIX"]);
+    Admin::new(&connection).expect("a client").delete_topics(&[&topic], ANSWER).await.expect("the topic is deleted");
+    let reader = ConsumerSettings::new("test", Isolation::ReadUncommitted);
+    let reader = Consumer::new(&connection, reader).expect("a reader");
+    let gone = async || reader.partitions(&topic, ANSWER).await.expect("the broker answers").is_none();
+    eventually("the topic is gone", gone).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_deleted_is_named_and_filled_again_if_wanted() {
+    let shop = Shop::open("emptied", 50).await;
+    let mut pipeline = shop.pipeline(&["capture", "cache"]).await;
+    check::caught_up(&shop.endpoints, Duration::from_mins(1)).await.expect("the first snapshot");
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    delete_topic(&shop, "stock").await;
+    let mut pipeline = Pipeline::start(&shop, &["capture"]);
+    assert_eq!(pipeline.ended().code(), Some(1));
+    for expected in [".stock`, partition 0, ends at offset 0", "the topic was deleted", "on_lost_slot = \"resnapshot\""]
+    {
+        assert!(pipeline.log().contains(expected), "`{expected}` is not in:\n{}", pipeline.log());
+    }
+    // What a cache knows of a topic that is gone it cannot go on from.
+    shop.flush_cache().await;
+    let mut variables = shop.endpoints.variables.clone();
+    variables.insert("HIGHWATER_CAPTURE_ON_LOST_SLOT".to_owned(), "resnapshot".to_owned());
+    let mut pipeline = Pipeline::start_with(&shop, &["capture", "cache"], &variables);
+    pipeline.is_ready().await;
+    assert!(pipeline.metric("highwater_capture_gaps_total", "lost_records").await > 0.0);
+    let options = check::Options { story: check::Story::Gap, audit: false, ..check::Options::default() };
+    let report = check::everything(&shop.endpoints, &options).await.expect("the check runs");
+    assert!(report.is_clean(), "{report}\n{}", pipeline.log());
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    let mut pipeline = shop.pipeline(&["capture"]).await;
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_without_any_progress_are_not_taken_for_a_first_start() {
+    let shop = Shop::open("no_progress", 20).await;
+    let mut pipeline = shop.pipeline(&["capture", "cache"]).await;
+    check::caught_up(&shop.endpoints, Duration::from_mins(1)).await.expect("the first snapshot");
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    delete_topic(&shop, "progress").await;
+    let mut pipeline = Pipeline::start(&shop, &["capture"]);
+    assert_eq!(pipeline.ended().code(), Some(1));
+    for expected in ["holds events, but topic `", ".progress` holds no progress", "to begin anew with a snapshot"] {
+        assert!(pipeline.log().contains(expected), "`{expected}` is not in:\n{}", pipeline.log());
+    }
     shop.close().await;
 }
 

@@ -3,7 +3,8 @@
 use std::net::TcpListener;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use serde_json::Value;
 
 use crate::backlog::Progress;
 use crate::process::Process;
@@ -64,7 +65,10 @@ pub(crate) async fn prepare(bench: &Bench, (key, value): &Progress, run: &str) -
     let topic = format!("{run}.progress");
     // As capture makes it; it refuses a topic with other settings.
     bench.kafka.make(&topic, 1, &[("cleanup.policy", "compact"), ("max.message.bytes", "16777216")]).await?;
-    bench.kafka.append(&topic, key, value).await
+    let mut progress: Value = serde_json::from_slice(value).context("the progress record is no JSON")?;
+    // The run's topics are new, and end at nothing.
+    progress["ends"] = serde_json::json!({});
+    bench.kafka.append(&topic, key, &serde_json::to_vec(&progress)?).await
 }
 
 /// Starts capture on a slot, into topics with the prefix `run`.

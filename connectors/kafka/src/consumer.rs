@@ -11,7 +11,7 @@ use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use tokio::sync::Notify;
 
 use crate::connection::{Connection, Events};
@@ -247,6 +247,39 @@ impl Consumer {
     /// Transient when no answer comes within `timeout`.
     pub async fn watermarks(&self, topic: &str, partition: i32, timeout: Duration) -> Result<Watermarks, Error> {
         self.probe().watermarks(topic, partition, timeout).await
+    }
+
+    /// Asks the brokers for the offset behind the last record of each of these partitions, under this reader's isolation, in one
+    /// request to each broker. In their order.
+    ///
+    /// # Errors
+    ///
+    /// Transient when no answer comes within `timeout`, or while a new leader does not know.
+    pub async fn ends(&self, partitions: &[(String, i32)], timeout: Duration) -> Result<Vec<u64>, Error> {
+        let what = format!("tell the ends of {} partitions", partitions.len());
+        let mut asked = TopicPartitionList::new();
+        for (topic, partition) in partitions {
+            // The time -1 asks for the end (protocol guide: ListOffsets).
+            let added = asked.add_partition_offset(topic, *partition, Offset::End);
+            added.map_err(|error| Error::of(what.clone(), error))?;
+        }
+        let ends = self
+            .probe()
+            .blocking(what, move |client| {
+                let ends = client.offsets_for_times(asked, timeout)?;
+                ends.elements().iter().try_for_each(TopicPartitionListElem::error)?;
+                Ok(ends)
+            })
+            .await?;
+        let end = |(topic, partition): &(String, i32)| match ends.find_partition(topic, *partition)?.offset() {
+            Offset::Offset(offset) => u64::try_from(offset).ok(),
+            _ => None,
+        };
+        let unknown = |(topic, partition): &(String, i32)| Error::UnknownPartition {
+            topic: topic.clone(),
+            partition: *partition,
+        };
+        partitions.iter().map(|asked| end(asked).ok_or_else(|| unknown(asked))).collect()
     }
 
     /// Asks for the first offset at or after a time (milliseconds since 1970); `None` where all records are older.

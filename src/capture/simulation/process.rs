@@ -16,7 +16,7 @@ use crate::position::Bound;
 pub(super) enum Process {
     /// Between two sessions, or dead.
     Idle,
-    Opening(Opening),
+    Opening(Box<Opening>),
     Running(Box<Session>),
 }
 
@@ -46,7 +46,7 @@ impl Process {
     /// Begins a session.
     pub(super) fn start() -> Self {
         let next = Step::Decide;
-        Self::Opening(Opening { next, slot_bound: None, taken: None, tickets: Vec::new(), before: None })
+        Self::Opening(Box::new(Opening { next, slot_bound: None, taken: None, tickets: Vec::new(), before: None }))
     }
 
     /// Does one thing; what ends a session is followed by a new one.
