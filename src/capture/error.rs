@@ -70,6 +70,13 @@ impl Error {
         matches!(self, Self::SlotBusy { .. }) || matches!(self, Self::Source(error) if error.code() == Some("55006"))
     }
 
+    /// Whether a server did not let us in. That passes where a standby was just started: it answers before it has replayed what made
+    /// the role, its password or its rights.
+    #[must_use]
+    pub fn is_refused_login(&self) -> bool {
+        matches!(self, Self::Source(highwater_postgres::Error::Refused { .. }))
+    }
+
     /// Whether a new session may succeed without anybody changing anything.
     #[must_use]
     pub fn is_transient(&self) -> bool {

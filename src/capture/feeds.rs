@@ -74,7 +74,12 @@ impl Feeds {
         if !errors.is_empty() {
             return Err(errors);
         }
-        Ok(Self { specs: specs.to_vec(), described, announced: Announced::default() })
+        Ok(Self::unchecked(specs, described))
+    }
+
+    /// Takes the tables as they are now: the changes of those that no mapping fits go to the dead letters.
+    pub(super) fn unchecked(specs: &[EntrySpec], described: HashMap<u32, Described>) -> Self {
+        Self { specs: specs.to_vec(), described, announced: Announced::default() }
     }
 
     /// Whether the catalogue has other columns of a table than the log.

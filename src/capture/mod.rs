@@ -86,25 +86,26 @@ pub fn run(
     shutdown: &Shutdown,
     standing: &Standing,
 ) -> Result<(), Error> {
-    let mut plan = Plan { source, settings, topics, runtime, streaming: settings.streaming };
+    let mut plan = Plan { source, settings, topics, runtime, streaming: settings.streaming, worked: false };
     let began = Instant::now();
-    let mut worked = false;
+    // Another capture that is at work is as good as a session that was: this one is needed just when servers fail.
+    let mut patient = false;
     let mut attempts = Attempts::new(AGAIN);
     while !shutdown.is_cancelled() {
-        let outcome = plan.open().and_then(|session| {
+        let opened = plan.open();
+        plan.worked |= opened.is_ok();
+        let outcome = opened.and_then(|session| {
             standing.ready();
             counter!("highwater_capture_sessions_started_total").increment(1);
-            worked = true;
             attempts = Attempts::new(AGAIN);
             Loop::new(session, source.slot.clone(), settings, shutdown).run()
         });
         let Err(error) = outcome else { return Ok(()) };
-        // Another capture at work is no fault: this one stands by, however long that takes.
-        let stands_by = error.is_slot_busy();
         counter!("highwater_capture_sessions_ended_total", "reason" => reason(&error)).increment(1);
-        // It will be needed just when servers fail: from here on it is as patient as one that has worked.
-        worked |= stands_by;
-        if !error.is_transient() || (!worked && began.elapsed() > start_deadline) {
+        patient |= plan.worked || error.is_slot_busy();
+        // What let us in before, or whoever reads a standby's log, is not refused for good.
+        let may_pass = error.is_transient() || (error.is_refused_login() && (plan.worked || source.standby.is_some()));
+        if !may_pass || (!patient && began.elapsed() > start_deadline) {
             return Err(error);
         }
         if let Error::Spill(reason) = &error {

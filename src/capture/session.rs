@@ -11,7 +11,7 @@ use highwater_kafka::{Admin, AlternatingProducer, Isolation, ProducerError, Prod
 use highwater_postgres::replication::{ReplicationStream, StartOptions, Streaming, Timelines};
 use highwater_postgres::{ConnectConfig, Connection, Lsn, Session as Kind, quote};
 use tokio::runtime::Handle;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::branch::Branch;
 use super::error::Error;
@@ -44,6 +44,8 @@ pub(super) struct Plan<'a> {
     pub(super) runtime: &'a Handle,
     /// Whether the server hands out transactions in progress.
     pub(super) streaming: bool,
+    /// Whether a session of this process has worked: what was right at its start is known.
+    pub(super) worked: bool,
 }
 
 /// A session that may publish.
@@ -70,7 +72,8 @@ impl Plan<'_> {
                 "{address} is a standby; point [source] database at the primary, and standby at the one whose log is to be read"
             );
             // A server that is just promoted is one for a moment.
-            return Err(if self.source.standby.is_some() { Error::NotOneLog(refused) } else { Error::Setup(refused) });
+            let may_pass = self.worked || self.source.standby.is_some();
+            return Err(if may_pass { Error::NotOneLog(refused) } else { Error::Setup(refused) });
         }
         let feeds = self.check_mapping(&mut primary)?;
         let spill = self.spill()?;
@@ -148,7 +151,14 @@ impl Plan<'_> {
             );
             return Err(Error::Setup(message));
         }
-        Feeds::check(&self.source.map, described).map_err(Error::Mapping)
+        if !self.worked {
+            return Feeds::check(&self.source.map, described).map_err(Error::Mapping);
+        }
+        // A table was altered meanwhile: that one stops, and the others go on.
+        if let Err(errors) = Feeds::check(&self.source.map, described.clone()) {
+            error!(error = %Error::Mapping(errors), "capture goes on with the other tables");
+        }
+        Ok(Feeds::unchecked(&self.source.map, described))
     }
 
     /// Makes room for transactions in progress, if the server hands them out.

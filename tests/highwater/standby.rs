@@ -143,6 +143,36 @@ async fn what_a_standby_hands_out_is_published_once_through_kills_and_its_own_pr
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_has_not_replayed_yet_who_may_log_in_is_waited_for() {
+    let read = Read::open("newborn").await;
+    let mut pipeline = read.pipeline(&["capture", "cache"]).await;
+    check::caught_up(&read.shop.endpoints, Duration::from_mins(1)).await.expect("the first snapshot");
+    // The standby will start from here, and answer before it has replayed what comes next.
+    read.shop
+        .admin
+        .batch_execute("ALTER ROLE highwater_capture NOLOGIN; CHECKPOINT")
+        .await
+        .expect("the role is locked out");
+    read.standby_follows().await;
+    read.standby.batch_execute("CHECKPOINT").await.expect("a restartpoint");
+    read.standby.batch_execute("ALTER SYSTEM SET recovery_min_apply_delay = '10min'").await.expect("a setting");
+    read.shop.admin.batch_execute("ALTER ROLE highwater_capture LOGIN").await.expect("the role is let in");
+    read.standby_follows().await;
+    READ_FROM_STANDBY.kill(STANDBY);
+    READ_FROM_STANDBY.start(STANDBY);
+    let is_refused = async || pipeline.log().contains("is not permitted to log in");
+    assert!(within_a_minute(is_refused).await, "{}", pipeline.log());
+    let standby = Endpoints::connect(&read.on_standby.admin_database).await.expect("the standby answers");
+    standby.batch_execute("ALTER SYSTEM RESET recovery_min_apply_delay").await.expect("a setting");
+    standby.batch_execute("SELECT pg_reload_conf()").await.expect("a reload");
+    read.shop.admin.batch_execute("UPDATE stock_levels SET current_stock = 5").await.expect("life goes on");
+    let options = check::Options { audit: false, ..check::Options::default() };
+    all_is_right(&read.shop.endpoints, &options, &pipeline).await;
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    READ_FROM_STANDBY.wipe();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_standby_writes_after_its_promotion_is_not_published_while_another_is_the_primary() {
     let mut read = Read::open("split").await;
     let of_primary = read.shop.endpoints.variables["HIGHWATER_SOURCE_DATABASE"].clone();
