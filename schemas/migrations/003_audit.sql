@@ -9,7 +9,7 @@ CREATE TABLE data_change_logs (
     operation       varchar(20)      NOT NULL CHECK (operation IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')),
     old_values      jsonb,
     new_values      jsonb,
-    changed_columns text[],                    -- of an update; null where the log does not tell
+    changed_columns text[],                    -- of an update; null where the history does not tell
     changed_by      text,                      -- who the application said it was; null: no application claimed the change
     attributed      boolean          NOT NULL DEFAULT false,
     ip_address      varchar(45),

@@ -208,18 +208,28 @@ impl Publisher {
 
     /// Puts what no event can carry where an operator finds it.
     pub(super) fn dead_letter(&mut self, position: Position, row: &str, reason: &str) -> Result<(), Error> {
-        error!(%position, reason, "a change goes to the dead letters");
+        self.letter(
+            &position.text(),
+            &json!({ "worker": "capture", "position": position, "row": row, "reason": reason }),
+        )
+    }
+
+    /// Does so for values that the history lacks.
+    pub(super) fn dead_letter_of_history(&mut self, position: Position, row: &str, reason: &str) -> Result<(), Error> {
+        // A key of its own: what settles the row's letter does not settle this one.
+        let key = format!("{position}/history");
+        let letter = json!({ "worker": "capture", "position": position, "history": row, "reason": reason });
+        self.letter(key.as_bytes(), &letter)
+    }
+
+    fn letter(&mut self, key: &[u8], letter: &serde_json::Value) -> Result<(), Error> {
+        let reason = letter["reason"].as_str().unwrap_or_default();
+        error!(position = letter["position"].as_str(), reason, "a change goes to the dead letters");
         counter!("highwater_dead_letters_total", "worker" => "capture").increment(1);
-        let letter = json!({ "worker": "capture", "position": position, "row": row, "reason": reason });
         let headers = [("worker", &b"capture"[..]), ("reason", reason.as_bytes())];
         self.begin_if_needed()?;
-        self.producer.active().send(
-            &self.names.dead_letters,
-            0,
-            &position.text(),
-            Some(letter.to_string().as_bytes()),
-            &headers,
-        )?;
+        let (topic, letter) = (&self.names.dead_letters, letter.to_string());
+        self.producer.active().send(topic, 0, key, Some(letter.as_bytes()), &headers)?;
         self.records += 1;
         Ok(())
     }

@@ -1,10 +1,16 @@
 //! An event's bytes while they are still in our hands, and the attributes that all events share.
 
+use highwater_kafka::connection::MAX_RECORD_BYTES;
 use highwater_kafka::murmur2;
 
 use super::json::{TimeText, write_escaped, write_number, write_string};
 use super::mapping::spec::Family;
 use crate::position::Position;
+
+/// Largest event, in bytes. Beside it a record has a key and headers, and its transaction's end adds a little.
+pub const LARGEST_EVENT: usize = MAX_RECORD_BYTES - 64 * 1024;
+/// Values with more bytes of text are left out of an event that would be too large: the longest first, and no more than need be.
+const LEFT_OUT: [usize; 3] = [1024 * 1024, 64 * 1024, 4 * 1024];
 
 /// A kind of topic that events go to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -89,11 +95,28 @@ pub struct Draft {
     pub deletes: bool,
     /// Whether it is a change of the log, which marks count, and no row that a snapshot read.
     pub live: bool,
+    /// Whether values were left out, since it would have been too large with them.
+    pub shortened: bool,
     /// Where `"last":true,` belongs in `value`.
     last_at: usize,
 }
 
 impl Draft {
+    /// Writes an event; without its longest values where it would be too large with them. `write` is given the length above which
+    /// values are left out, if any are.
+    #[must_use]
+    pub fn within_limit(mut write: impl FnMut(Option<usize>) -> Self) -> Self {
+        let mut draft = write(None);
+        for longest in LEFT_OUT {
+            if draft.value.len() <= LARGEST_EVENT {
+                break;
+            }
+            draft = write(Some(longest));
+            draft.shortened = true;
+        }
+        draft
+    }
+
     /// Begins an event: everything up to `entity`, from which on the event's own attributes follow.
     ///
     /// `id_tail` is what follows the position in the id, `/stock` for example.
@@ -222,6 +245,7 @@ impl Drafts {
             partition_by: PartitionBy::Exactly(0),
             deletes: false,
             live: false,
+            shortened: false,
             last_at: 0,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::draft::{Draft, Drafts, Heading, Stamp, Topic};
 use super::json::{ShortText, write_string};
-use super::row::{Change, Row, Table, Value};
+use super::row::{Change, Row, Table, Value, without_long};
 
 /// Prefix of the transactional logical message that tells who made the changes after it.
 pub const CONTEXT_PREFIX: &[u8] = b"highwater.context";
@@ -34,8 +34,46 @@ pub fn write_history(
         Change::Update { old, new } => ("history.update", old, Some(new)),
         Change::Delete { old } => ("history.delete", Some(old), None),
     };
+    Draft::within_limit(|longest| {
+        let Some(longest) = longest else {
+            return write_rows(drafts, table, kind, [old, new], stamp, seq, context, b"");
+        };
+        let short = [old, new].map(|row| row.map(|row| without_long(row, longest)));
+        let left_out = left_out(table, &[old, new], &short);
+        write_rows(drafts, table, kind, short.each_ref().map(Option::as_deref), stamp, seq, context, &left_out)
+    })
+}
+
+/// Returns the names of the columns of which a row had a value that its short form has not, comma-separated.
+fn left_out(table: &Table, rows: &[Option<Row<'_>>; 2], short: &[Option<Vec<Value<'_>>>; 2]) -> Vec<u8> {
+    let lacks = |at: usize| {
+        rows.iter()
+            .zip(short)
+            .any(|(row, short)| row.and_then(|row| row.get(at)) != short.as_ref().and_then(|row| row.get(at)))
+    };
+    let names = table
+        .columns
+        .iter()
+        .enumerate()
+        .filter(|(at, _)| lacks(*at))
+        .map(|(_, column)| column.name.replace(',', "%2C"));
+    names.collect::<Vec<_>>().join(",").into_bytes()
+}
+
+#[expect(clippy::too_many_arguments, reason = "each part of an event that differs from event to event")]
+fn write_rows(
+    drafts: &mut Drafts,
+    table: &Table,
+    kind: &str,
+    [old, new]: [Option<Row<'_>>; 2],
+    stamp: &Stamp<'_>,
+    seq: u32,
+    context: &[u8],
+    unavailable: &[u8],
+) -> Draft {
     let keyed = new.or(old).unwrap_or(&[]);
     let mut draft = begin(drafts, table, kind, keyed, stamp, seq);
+    draft.attribute("unavailable", unavailable);
     draft.finish(|out| {
         out.extend_from_slice(b"{\"table\":");
         write_string(out, table.name.as_bytes());

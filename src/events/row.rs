@@ -53,6 +53,16 @@ pub enum Value<'a> {
 /// One row: a value for each column of its table.
 pub type Row<'a> = &'a [Value<'a>];
 
+/// Returns a row without the values whose text is longer than so many bytes: as if they had not been sent.
+#[must_use]
+pub fn without_long<'a>(row: Row<'a>, longest: usize) -> Vec<Value<'a>> {
+    let short = |value: &Value<'a>| match value {
+        Value::Text(text) if text.len() > longest => Value::Unknown,
+        value => *value,
+    };
+    row.iter().map(short).collect()
+}
+
 /// A change of one row.
 #[derive(Debug, Clone, Copy)]
 pub enum Change<'a> {

@@ -7,7 +7,7 @@ use super::envelope::{Envelope, TRUNCATE_KEY_PREFIX};
 use super::json::{ShortText, write_string};
 use super::mapping::entry::{Difference, Entry, Part};
 use super::mapping::spec::Family;
-use super::row::{Change, Row, Value};
+use super::row::{Change, Row, Value, without_long};
 
 /// A change that no event can carry; it belongs to the dead letters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -195,6 +195,23 @@ impl Writer<'_> {
 
     /// Writes one event of the first of the rows; `changed` is empty where that is not known.
     fn event(&mut self, verb: &str, home: &Home<'_>, rows: &[(Row<'_>, &Home<'_>)], changed: &[u8], seq: u32) -> Draft {
+        let row = rows[0].0;
+        Draft::within_limit(|longest| match longest {
+            None => self.event_with(row, verb, home, rows, changed, seq),
+            Some(longest) => self.event_with(&without_long(row, longest), verb, home, rows, changed, seq),
+        })
+    }
+
+    /// Writes an event with the values of `row`.
+    fn event_with(
+        &mut self,
+        row: Row<'_>,
+        verb: &str,
+        home: &Home<'_>,
+        rows: &[(Row<'_>, &Home<'_>)],
+        changed: &[u8],
+        seq: u32,
+    ) -> Draft {
         let entry = self.entry;
         let (name, entity) = (entry.name.as_bytes(), &home.entity[..]);
         let heading = Heading {
@@ -216,7 +233,6 @@ impl Writer<'_> {
             entry.write_groups(&mut groups, row, home.part.as_deref());
         }
         draft.attribute("groups", &groups);
-        let row = rows[0].0;
         if !draft.deletes {
             draft.attribute("unavailable", &entry.unavailable(row));
         }

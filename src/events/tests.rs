@@ -1,6 +1,8 @@
 //! What rows become, held together with the schemas and the golden examples under `schemas/events/`. One file past 400
 //! lines, because every test stands on the same two tables, mappings and golden comparison.
 
+mod large;
+
 use std::path::Path;
 
 use proptest::prelude::*;

@@ -181,35 +181,56 @@ async fn a_slot_whose_log_the_server_removed_is_named_and_every_table_is_read_ag
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_too_large_for_a_record_goes_to_the_dead_letters_and_later_changes_go_on() {
+async fn a_row_too_large_for_a_record_is_published_without_its_longest_values_and_named_in_the_dead_letters() {
     let shop = Shop::open("oversize", 20).await;
     let wide = "ALTER TABLE part_specifications ALTER spec_value TYPE text;
         ALTER TABLE part_specifications ALTER spec_value SET STORAGE EXTERNAL";
     shop.admin.batch_execute(wide).await.expect("a wide column");
-    let mut variables = shop.endpoints.variables.clone();
-    variables.insert("HIGHWATER_CAPTURE_HISTORY".to_owned(), "false".to_owned());
-    let mut pipeline = Pipeline::start_with(&shop, &["capture", "cache"], &variables);
-    pipeline.is_ready().await;
-    let huge = "INSERT INTO part_specifications (part_id, spec_name, spec_value)
-        SELECT 3, 'drawing', string_agg(md5(n::text), '') FROM generate_series(1, 600000) n";
-    shop.admin.batch_execute(huge).await.expect("a row of 19 MB");
-    shop.admin
-        .batch_execute("UPDATE stock_levels SET current_stock = 4712 WHERE part_id = 3")
-        .await
-        .expect("an update");
-    eventually("later changes go on", async || {
+    let mut pipeline = shop.pipeline(&[]).await;
+    check::caught_up(&shop.endpoints, Duration::from_mins(1)).await.expect("the first snapshot");
+    let cached = async |key: &str| -> String {
         let value: Option<String> =
-            redis::cmd("HGET").arg("part:3:stock").arg("v").query_async(&mut shop.cache().await).await.expect("Redis");
-        value.is_some_and(|value| value.contains("\"current_stock\":4712,"))
-    })
-    .await;
-    assert!(pipeline.metric("highwater_dead_letters_total", "capture").await > 0.0);
+            redis::cmd("HGET").arg(key).arg("v").query_async(&mut shop.cache().await).await.expect("Redis answers");
+        value.unwrap_or_default()
+    };
+    let large = "INSERT INTO part_specifications (part_id, spec_name, spec_value)
+          SELECT 3, 'drawing', string_agg(md5(n::text), '') FROM generate_series(1, 600000) n;
+        UPDATE parts SET description = repeat('x', 17000000) WHERE id = 1;
+        UPDATE stock_levels SET current_stock = 4712 WHERE part_id = 3";
+    assert!(!cached("part:1").await.is_empty(), "it is cached before");
+    shop.admin.batch_execute(large).await.expect("rows of 17 and 19 MB");
+    eventually("later changes go on", async || cached("part:3:stock").await.contains("\"current_stock\":4712,")).await;
+    eventually("no cache holds the older value", async || cached("part:1").await.is_empty()).await;
+    let specification = shop.value("SELECT id FROM part_specifications WHERE spec_name = 'drawing'").await;
+    for row in [format!("part_specifications/{specification}"), "parts/1".to_owned()] {
+        for letter in [format!("  row {row}  "), format!("  history of row {row}  ")] {
+            eventually(&letter, async || letters_of_capture(&shop).contains(&letter)).await;
+        }
+    }
+
+    // What is too large has not vanished.
+    let again = highwater(&shop.endpoints.variables).args(["snapshot", "parts"]).status().expect("it runs");
+    assert!(again.success(), "{}", pipeline.log());
+    let delete = "DELETE FROM part_specifications WHERE spec_name = 'drawing'";
+    shop.admin.batch_execute(delete).await.expect("a large row is deleted");
+    check::caught_up(&shop.endpoints, Duration::from_mins(1)).await.expect("all copies go on");
+    assert!(pipeline.metric("highwater_capture_snapshot_vanished_total", "parts").await < 1.0, "{}", pipeline.log());
+    shop.admin.batch_execute("UPDATE parts SET description = 'short' WHERE id = 1").await.expect("a short row");
+    // The checker wants to see each whole row in the history.
+    let newest = check::Options { story: check::Story::Gap, audit: false, ..check::Options::default() };
+    let report = check::everything(&shop.endpoints, &newest).await.expect("the check runs");
+    assert!(report.is_clean(), "{report}\n{}", pipeline.log());
+    let changes =
+        shop.value("SELECT count(*) FROM data_change_logs WHERE table_name IN ('parts', 'part_specifications')").await;
+    assert_eq!(changes, "4", "the audit log has each change");
     assert!(pipeline.terminate().success(), "{}", pipeline.log());
-    let letters =
-        highwater(&variables).args(["dead-letters", "list", "--worker", "capture"]).output().expect("it runs");
-    let letters = String::from_utf8_lossy(&letters.stdout).into_owned();
-    assert!(letters.contains("row spec/"), "it refers to its row: {letters}");
     shop.close().await;
+}
+
+fn letters_of_capture(shop: &Shop) -> String {
+    let list = ["dead-letters", "list", "--worker", "capture"];
+    let letters = highwater(&shop.endpoints.variables).args(list).output().expect("it runs");
+    String::from_utf8_lossy(&letters.stdout).into_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]

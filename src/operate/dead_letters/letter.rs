@@ -52,8 +52,10 @@ pub enum Origin {
         /// Its offset.
         offset: i64,
     },
-    /// A row that capture could not publish: `<table>/<key>`.
+    /// A row that capture could not publish, or not whole: `<table>/<key>`.
     Row(String),
+    /// A change of a row, `<table>/<key>`, that the history does not hold whole.
+    History(String),
     /// The letter does not tell.
     Unknown,
 }
@@ -72,8 +74,16 @@ pub(super) enum Entry {
 /// What capture says of a row.
 #[derive(Deserialize)]
 struct Reference {
-    row: String,
+    #[serde(flatten)]
+    of: Of,
     position: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Of {
+    Row(String),
+    History(String),
 }
 
 /// Reads a record of the dead letters.
@@ -93,7 +103,8 @@ pub(super) fn read(record: &Record) -> Entry {
             (origin, event.or_else(|| text(POSITION_HEADER)))
         }
         _ => match serde_json::from_slice::<Reference>(bytes) {
-            Ok(Reference { row, position }) => (Origin::Row(row), Some(position)),
+            Ok(Reference { of: Of::Row(row), position }) => (Origin::Row(row), Some(position)),
+            Ok(Reference { of: Of::History(row), position }) => (Origin::History(row), Some(position)),
             Err(_) => (Origin::Unknown, None),
         },
     };
@@ -131,6 +142,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Record { topic, partition, offset } => write!(f, "{topic}/{partition} at {offset}"),
             Self::Row(row) => write!(f, "row {row}"),
+            Self::History(row) => write!(f, "history of row {row}"),
             Self::Unknown => f.write_str("of nothing that is known"),
         }
     }
@@ -231,6 +243,9 @@ mod tests {
         let letter = letter(&record);
         assert_eq!(letter.origin, Origin::Row("parts/7".to_owned()));
         assert_eq!(original(&letter, &record), None);
+        let of_history = json.replace("row", "history");
+        let record = self::record(&[("worker", "capture"), ("reason", "x")], Some(&of_history));
+        assert_eq!(self::letter(&record).origin, Origin::History("parts/7".to_owned()));
     }
 
     #[test]

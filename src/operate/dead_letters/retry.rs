@@ -147,7 +147,15 @@ impl Ways<'_> {
 
     /// Asks for the table of a letter that refers to a row and holds no event.
     async fn read_table_again(&self, letter: &Letter) -> Result<&'static str, String> {
-        let Origin::Row(row) = &letter.origin else { return Err("it does not tell what it is of".to_owned()) };
+        let row = match &letter.origin {
+            Origin::Row(row) => row,
+            Origin::History(_) => {
+                let why = "history is written once: the change stands there without the row's longest values, whose newest are in \
+                           the table";
+                return Err(why.to_owned());
+            }
+            Origin::Record { .. } | Origin::Unknown => return Err("it does not tell what it is of".to_owned()),
+        };
         let table = row.split_once('/').map_or(row.as_str(), |(table, _)| table).to_owned();
         let Config { source, topics, .. } = self.config;
         if source.map.iter().all(|entry| entry.table.value != table) {

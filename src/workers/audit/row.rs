@@ -28,7 +28,7 @@ pub struct AuditRow {
     pub old_values: Option<String>,
     /// The new row as JSON.
     pub new_values: Option<String>,
-    /// Columns of an update whose text differs; `None` where the old row is not known.
+    /// Columns of an update whose text differs; `None` where the old row is not known, or a row is too large for an event.
     pub changed_columns: Option<Vec<String>>,
     /// Whether an application claimed the change.
     pub attributed: bool,
@@ -95,7 +95,8 @@ pub fn audit_row(event: &Envelope<'_>) -> Result<AuditRow, NoRow> {
     let data = event.data.ok_or_else(|| NoRow::Data("it is missing".to_owned()))?;
     let data: Data<'_> = read(data)?;
     let changed_columns = match (operation, data.old, data.new) {
-        ("UPDATE", Some(old), Some(new)) => Some(differing(&read(old)?, &read(new)?)),
+        // A column that is not there for its length may have changed.
+        ("UPDATE", Some(old), Some(new)) if event.unavailable.is_none() => Some(differing(&read(old)?, &read(new)?)),
         _ => None,
     };
     let (attributed, who) = claimed(data.context);
@@ -201,6 +202,14 @@ mod tests {
         assert_eq!(row.who.user_id.as_deref(), Some("5"));
         assert_eq!((row.who.reason, row.xid), (None, Some(7301)));
         assert_eq!(row.old_values.as_deref(), Some(r#"{"id":42,"part_name":"a","version":1}"#));
+    }
+
+    #[test]
+    fn an_update_of_a_row_too_large_for_an_event_claims_no_changed_columns() {
+        let data = r#"{"table":"t","key":{"id":1},"old":{"id":1,"a":"x"},"new":{"id":1,"a":"y"},"context":null}"#;
+        let event = event("history.update", data).replace(r#""data""#, r#""unavailable":"b","data""#);
+        let row = audit_row(&Envelope::parse(event.as_bytes()).unwrap()).unwrap();
+        assert_eq!((row.operation, row.changed_columns), ("UPDATE", None));
     }
 
     #[test]
