@@ -77,6 +77,17 @@ impl Error {
         matches!(self, Self::Source(highwater_postgres::Error::Refused { .. }))
     }
 
+    /// Tells, as a label, why the next session does without streaming. Some servers fail by a fault of their own (SQLSTATE XX000) while they
+    /// stream a transaction in progress, such as 15 behind a rolled-back TRUNCATE ("could not map filenode"), and not behind its commit.
+    #[must_use]
+    pub fn forbids_streaming(&self) -> Option<&'static str> {
+        match self {
+            Self::Spill(reason) => Some(reason.kind()),
+            Self::Source(error) if error.code() == Some("XX000") => Some("decoding"),
+            _ => None,
+        }
+    }
+
     /// Whether a new session may succeed without anybody changing anything.
     #[must_use]
     pub fn is_transient(&self) -> bool {
@@ -93,5 +104,26 @@ impl Error {
                 false
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use highwater_postgres::{Error as Source, ServerError};
+
+    use super::*;
+
+    fn server(code: &str) -> ServerError {
+        ServerError { code: code.to_owned(), ..ServerError::default() }
+    }
+
+    #[test]
+    fn a_fault_of_the_server_while_it_streams_is_tried_without_streaming_and_a_refused_login_is_told_apart() {
+        let fault = Error::Source(Source::Server(server("XX000").into()));
+        assert_eq!((fault.forbids_streaming(), fault.is_transient()), (Some("decoding"), false));
+        assert_eq!(Error::Source(Source::Server(server("42704").into())).forbids_streaming(), None);
+        let (address, user, database) = ("db:5432".to_owned(), "highwater_capture".to_owned(), "shop".to_owned());
+        let refused = Error::Source(Source::Refused { address, user, database, reason: server("28000").into() });
+        assert!(refused.is_refused_login() && !refused.is_transient() && !fault.is_refused_login());
     }
 }

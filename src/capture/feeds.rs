@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use highwater_postgres::pgoutput::{Relation, ReplicaIdentity};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::tables::{Described, StreamColumn, is_own, table_of_the_log};
 use crate::config::instead;
@@ -20,6 +20,8 @@ pub(super) struct Feed {
     pub(super) entries: Vec<Entry>,
     /// Why the entries do not fit the table as of this place in the log; its changes go to the dead letters.
     pub(super) broken: Option<String>,
+    /// Whether some partition says less of an old row than the table itself would: the rest comes as null, too.
+    pub(super) nulls_may_be_unsent: bool,
 }
 
 /// Every table that the stream has named so far.
@@ -69,6 +71,9 @@ impl Feeds {
             }
             if let Err(wrong) = compile_entry(spec, specs, &table.table(), &described) {
                 errors.extend(wrong);
+            } else if !table.narrow_partitions.is_empty() {
+                let routable = compile_entry(spec, specs, &table.narrowest(), &described);
+                errors.extend(routable.err().map(|_| narrow_partitions(spec, table)));
             }
         }
         if !errors.is_empty() {
@@ -129,7 +134,17 @@ impl Feeds {
         } else {
             table_of_the_log(relation.namespace, relation.name, &columns, key, full)
         };
-        let feed = feed(table, &self.specs, &self.described);
+        let mut feed = feed(table, &self.specs, &self.described);
+        let narrow = self.described.get(&relation.oid).map_or(&[][..], |described| &described.narrow_partitions);
+        feed.nulls_may_be_unsent = full && !narrow.is_empty();
+        if feed.nulls_may_be_unsent {
+            let (table, partitions) = (&feed.table.name, narrow.join(", "));
+            warn!(
+                table,
+                partitions,
+                "partitions have no full replica identity: ALTER TABLE … REPLICA IDENTITY FULL each of them"
+            );
+        }
         if let Some(reason) = &feed.broken {
             error!(table = feed.table.name, %reason, "mapping no longer fits the table; its changes go to the dead letters");
         } else {
@@ -199,7 +214,21 @@ fn feed(table: Table, specs: &[EntrySpec], described: &HashMap<u32, Described>) 
         }
     }
     let broken = (!broken.is_empty()).then(|| broken.join("; "));
-    Feed { table, entries, broken }
+    Feed { table, entries, broken, nulls_may_be_unsent: false }
+}
+
+/// Refuses a table of which some partitions do not say what a delete needs.
+fn narrow_partitions(spec: &EntrySpec, described: &Described) -> MappingError {
+    let partitions = &described.narrow_partitions;
+    let message = format!(
+        "partitions of table `{}` have no full replica identity, which they do not inherit, so a delete there could not be \
+         routed: {}",
+        spec.table.value,
+        partitions.join(", ")
+    );
+    let mend = partitions.iter().map(|partition| format!("ALTER TABLE {partition} REPLICA IDENTITY FULL;"));
+    let remedy = Some(mend.collect::<Vec<_>>().join(" "));
+    MappingError { remedy, ..MappingError::new(&spec.table.place, &spec.table.value, message) }
 }
 
 fn compile_entry(

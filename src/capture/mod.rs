@@ -103,16 +103,22 @@ pub fn run(
         let Err(error) = outcome else { return Ok(()) };
         counter!("highwater_capture_sessions_ended_total", "reason" => reason(&error)).increment(1);
         patient |= plan.worked || error.is_slot_busy();
-        // What let us in before, or whoever reads a standby's log, is not refused for good.
-        let may_pass = error.is_transient() || (error.is_refused_login() && (plan.worked || source.standby.is_some()));
+        // Who was let in before, or reads a standby's log, is not refused for good.
+        let let_in_again = error.is_refused_login() && (plan.worked || source.standby.is_some());
+        let without_streaming = error.forbids_streaming().filter(|_| plan.streaming);
+        let may_pass = error.is_transient() || let_in_again || without_streaming.is_some();
         if !may_pass || (!patient && began.elapsed() > start_deadline) {
             return Err(error);
         }
-        if let Error::Spill(reason) = &error {
-            // What cannot be kept here the server keeps on its own disk; trying again would end the same way.
+        if let Some(kind) = without_streaming {
+            // What cannot be kept here, or streamed, the server keeps on its own disk; trying again would end the same way.
             plan.streaming = false;
-            counter!("highwater_capture_streaming_given_up_total", "reason" => reason.kind()).increment(1);
-            warn!(%reason, "capture goes on without streaming until it is started again: the server keeps large transactions");
+            counter!("highwater_capture_streaming_given_up_total", "reason" => kind).increment(1);
+            let reason = told(&error);
+            warn!(
+                reason,
+                "capture goes on without streaming until it is started again: the server keeps large transactions"
+            );
         }
         standing.waits_for(told(&error));
         let pause = attempts.failed(Duration::ZERO).unwrap_or(AGAIN.longest);

@@ -37,11 +37,11 @@ impl Work {
         let (old, new) = match &sent {
             SentRow::Insert(new) => (None, Some(new_values(*new, None))),
             SentRow::Update(old, new) => {
-                let old = old_values(&feed.table, old);
+                let old = old_values(feed, old);
                 let new = new_values(*new, old.as_deref());
                 (old, Some(new))
             }
-            SentRow::Delete(old) => (old_values(&feed.table, old), None),
+            SentRow::Delete(old) => (old_values(feed, old), None),
         };
         let columns = feed.table.columns.len();
         if [&old, &new].into_iter().flatten().any(|row| row.len() != columns) {
@@ -135,6 +135,10 @@ impl Work {
                 self.publisher.send(earlier)?;
             }
         }
+        if let Some(reason) = &feed.broken {
+            note_refused(&mut self.publisher.progress, &table.name);
+            self.publisher.dead_letter(stamp.position(seq), &format!("{}/*", table.name), reason)?;
+        }
         Ok(())
     }
 }
@@ -151,7 +155,8 @@ fn new_values<'a>(new: TupleData<'a>, old: Option<&[Value<'a>]>) -> Values<'a> {
 
 /// Returns the values of an old row, as far as the replica identity gives it: the rest of a key tuple is sent as null,
 /// and means nothing.
-fn old_values<'a>(table: &Table, old: &OldRow<'a>) -> Option<Values<'a>> {
+fn old_values<'a>(feed: &Feed, old: &OldRow<'a>) -> Option<Values<'a>> {
+    let table = &feed.table;
     let (tuple, whole) = match old {
         OldRow::None => return None,
         OldRow::Key(tuple) => (tuple, false),
@@ -159,6 +164,7 @@ fn old_values<'a>(table: &Table, old: &OldRow<'a>) -> Option<Values<'a>> {
     };
     let value = |(at, column)| match column {
         _ if !whole && !table.in_identity(at) => Value::Unknown,
+        Column::Null if feed.nulls_may_be_unsent => Value::Unknown,
         Column::Null => Value::Null,
         Column::Text(text) | Column::Binary(text) => Value::Text(text),
         Column::Unchanged => Value::Unknown,

@@ -110,11 +110,11 @@ impl Plan<'_> {
                 return Err(Error::Unexpected(format!("topic `{topic}` lost its progress while capture started")));
             }
         };
-        let mut named = Vec::new();
+        // What a promotion lost comes first: what is missing behind it begins there.
+        let mut named = Vec::from_iter(read_phantoms_again(&mut progress, &timelines, &feeds));
         if let (Some(lost), Some(bound)) = (gap, slot_bound) {
             named.push(self.go_on_behind(&lost, &address, bound, &mut progress, &feeds)?);
         }
-        named.extend(read_phantoms_again(&mut progress, &timelines, &feeds));
         if let Some(lost) = self.compare_with_topics(&mut progress)? {
             if !self.goes_on_behind(&lost) {
                 return Err(self.refused(lost));

@@ -156,7 +156,9 @@ impl Plan<'_> {
         let on_standby = replication.in_recovery(timeout)?;
         let options = SlotOptions { temporary: false, failover: !on_standby };
         if !on_standby {
-            return Ok(replication.create_slot(&self.source.slot, options, timeout)?);
+            return replication
+                .create_slot(&self.source.slot, options, timeout)
+                .map_err(|error| slow_slot(error).into());
         }
         catch_up(replication, primary, timeout)?;
         std::thread::scope(|scope| {
@@ -164,8 +166,20 @@ impl Plan<'_> {
             scope.spawn(move || urge(primary, &is_made, timeout));
             let slot = replication.create_slot(&self.source.slot, options, timeout);
             drop(made);
-            Ok(slot?)
+            slot.map_err(|error| slow_slot(error).into())
         })
+    }
+}
+
+/// Says what a slot waits for that is not made in time.
+fn slow_slot(error: highwater_postgres::Error) -> highwater_postgres::Error {
+    match error {
+        highwater_postgres::Error::Timeout { after, .. } => {
+            let waiting_for = "a new slot, which waits until all transactions are over that are under way (see \
+                               pg_stat_activity.backend_xid and pg_prepared_xacts on the primary),";
+            highwater_postgres::Error::Timeout { waiting_for: waiting_for.to_owned(), after }
+        }
+        other => other,
     }
 }
 

@@ -21,6 +21,8 @@ pub(super) struct Described {
     primary_key: Vec<String>,
     unique_keys: Vec<Vec<String>>,
     identity: DescribedIdentity,
+    /// Partitions without full replica identity, as SQL names them, of a table that has it: a partition does not inherit it.
+    pub(super) narrow_partitions: Vec<String>,
     /// Condition of the publication's row filter, SQL.
     pub(super) row_filter: Option<String>,
 }
@@ -70,6 +72,12 @@ impl Described {
             },
             columns: columns.iter().map(|(name, oid)| column(name, *bases.get(oid).unwrap_or(oid))).collect(),
         }
+    }
+
+    /// Returns the table with the least that any of its partitions says of a deleted row: its primary key.
+    pub(super) fn narrowest(&self) -> Table {
+        let table = self.table();
+        Table { identity: Identity::Columns(table.primary_key.clone()), ..table }
     }
 
     /// Whether these are the columns that it has now.
@@ -166,7 +174,14 @@ fn describe(connection: &mut Connection, tables: &str, timeout: Duration) -> Res
                      SELECT t.oid, t.typtype, t.typbasetype FROM pg_type t WHERE t.oid = a.atttypid
                      UNION ALL SELECT t.oid, t.typtype, t.typbasetype FROM up JOIN pg_type t ON t.oid = up.typbasetype)
                  SELECT up.oid FROM up WHERE up.typtype <> 'd'),
-                a.attnum, a.attnotnull
+                a.attnum, a.attnotnull,
+                CASE WHEN c.relkind = 'p' AND c.relreplident = 'f' THEN (
+                    WITH RECURSIVE below AS (
+                        SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = c.oid
+                        UNION ALL SELECT i.inhrelid FROM below JOIN pg_inherits i ON i.inhparent = below.inhrelid)
+                    SELECT string_agg(leaf.oid::regclass::text, E'\n' ORDER BY leaf.oid)
+                    FROM below JOIN pg_class leaf ON leaf.oid = below.inhrelid
+                    WHERE leaf.relkind = 'r' AND leaf.relreplident <> 'f') END
          FROM ({tables}) p
          JOIN pg_namespace n ON n.nspname = p.schemaname
          JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
@@ -190,6 +205,7 @@ fn describe(connection: &mut Connection, tables: &str, timeout: Duration) -> Res
             primary_key: Vec::new(),
             unique_keys: Vec::new(),
             identity: if text(3) == "f" { DescribedIdentity::Full } else { DescribedIdentity::Nothing },
+            narrow_partitions: text(10).lines().map(str::to_owned).collect(),
             row_filter: row.get(4).cloned().flatten(),
         });
         described.columns.push(DescribedColumn {

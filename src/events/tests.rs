@@ -416,6 +416,9 @@ fn a_mapping_that_cannot_work_is_refused_with_its_line_and_the_nearest_name() {
     let narrow = Table { identity: Identity::Columns(vec![0]), ..stock_levels() };
     let refused = refusals(STOCK, &narrow);
     assert!(refused[0].contains("ALTER TABLE stock_levels REPLICA IDENTITY FULL"), "{refused:?}");
+    let of_another_key = Table { identity: Identity::Columns(vec![1]), ..stock_levels() };
+    let refused = refusals(STOCK, &of_another_key);
+    assert!(refused[0].contains("column `id` of the primary key is outside the replica identity"), "{refused:?}");
     let text = STOCK.to_owned() + "[source.map.fields]\ncurrent_stock = 'shelf'\nreserved_quantities = 'version'\n";
     let refused = refusals(&text, &table);
     assert!(refused[0].contains("is a whole number, but column `shelf`"), "{refused:?}");

@@ -54,7 +54,8 @@ async fn what_only_a_lost_primary_had_is_named_after_a_promotion_and_no_copy_kee
     let letters =
         highwater(&variables).args(["dead-letters", "list", "--worker", "capture"]).output().expect("it runs");
     let letters = String::from_utf8_lossy(&letters.stdout).into_owned();
-    assert!(letters.contains("changes from 00000001-") && letters.contains(" are missing: slot"), "{letters}");
+    assert!(letters.contains("changes from 00000002-") && letters.contains(" are missing: slot"), "{letters}");
+    assert!(letters.contains("were published and then lost by a promotion"), "{letters}");
     assert!(pipeline.terminate().success(), "{}", pipeline.log());
     PROMOTED.wipe();
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use highwater_demo::check;
 use highwater_kafka::{Connection, Isolation, last_record};
 
-use crate::process::Pipeline;
+use crate::process::{Pipeline, highwater};
 use crate::shop::{Shop, eventually};
 use crate::stack::{SHOPS, root};
 
@@ -89,6 +89,51 @@ async fn a_partitioned_table_comes_by_its_root_with_the_publications_columns_and
             && !text.contains("purchase_cost")
     })
     .await;
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    shop.close().await;
+}
+
+/// Prices in a partition that says nothing of a deleted row but its key, under a root that would say it all.
+const NARROW: &str = "
+    ALTER PUBLICATION highwater DROP TABLE part_prices;
+    ALTER TABLE part_prices RENAME TO prices_before;
+    CREATE TABLE part_prices (LIKE prices_before INCLUDING DEFAULTS, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+    ALTER TABLE part_prices REPLICA IDENTITY FULL;
+    CREATE TABLE prices_low PARTITION OF part_prices FOR VALUES FROM (MINVALUE) TO (100000);
+    INSERT INTO part_prices SELECT * FROM prices_before;
+    GRANT SELECT ON part_prices TO highwater_capture, shop_read, shop_app;
+    ALTER PUBLICATION highwater SET (publish_via_partition_root = true);
+    ALTER PUBLICATION highwater ADD TABLE part_prices";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_says_less_of_a_deleted_row_is_refused_and_one_that_comes_later_is_named() {
+    let shop = Shop::open("narrow", 20).await;
+    shop.admin.batch_execute(NARROW).await.expect("a partitioned table");
+    let mut pipeline = Pipeline::start(&shop, &["capture"]);
+    assert_eq!(pipeline.ended().code(), Some(1));
+    assert!(pipeline.log().contains("have no full replica identity, which they do not inherit"), "{}", pipeline.log());
+    shop.admin.batch_execute("ALTER TABLE prices_low REPLICA IDENTITY FULL").await.expect("a full identity");
+    let mut pipeline = shop.pipeline(&["capture", "cache"]).await;
+    let later = "DELETE FROM part_prices WHERE part_id = 3;
+        CREATE TABLE prices_high PARTITION OF part_prices FOR VALUES FROM (100000) TO (MAXVALUE);
+        INSERT INTO part_prices (id, part_id, price_type, price) VALUES (100001, 5, 'outlet', 1), (100002, 5, 'trade', 2);
+        UPDATE part_prices SET price = 3 WHERE id = 100002; DELETE FROM part_prices WHERE id = 100001";
+    shop.admin.batch_execute(later).await.expect("changes of a new partition");
+    eventually("a deletion that cannot be routed is in the dead letters", async || {
+        let list = ["dead-letters", "list", "--worker", "capture"];
+        let letters = highwater(&shop.endpoints.variables).args(list).output().expect("it runs");
+        String::from_utf8_lossy(&letters.stdout).contains("row part_prices/100001")
+    })
+    .await;
+    assert!(pipeline.log().contains("partitions have no full replica identity"), "{}", pipeline.log());
+
+    shop.admin.batch_execute("ALTER TABLE prices_high REPLICA IDENTITY FULL").await.expect("a full identity");
+    shop.admin.batch_execute("DELETE FROM part_prices WHERE id = 100002").await.expect("a deletion that can be routed");
+    let again = highwater(&shop.endpoints.variables).args(["snapshot", "part_prices"]).status().expect("it runs");
+    assert!(again.success(), "{}", pipeline.log());
+    let newest = check::Options { story: check::Story::Gap, audit: false, ..check::Options::default() };
+    let report = check::everything(&shop.endpoints, &newest).await.expect("the check runs");
+    assert!(report.is_clean(), "{report}\n{}", pipeline.log());
     assert!(pipeline.terminate().success(), "{}", pipeline.log());
     shop.close().await;
 }

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use highwater_demo::check;
+use highwater_demo::endpoints::Endpoints;
 use highwater_demo::write::{self, Writers};
 use tokio_postgres::error::SqlState;
 
@@ -148,6 +149,27 @@ async fn a_table_read_again_beside_writes_loses_what_vanished_from_it_and_nothin
     writers.stop().await.expect("the writers stop");
     assert!(pipeline.metric("highwater_capture_snapshot_vanished_total", "part_prices").await > 300.0);
     is_right(&shop, &NEWEST, &pipeline.log()).await;
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_waits_for_a_transaction_under_way_names_it_and_has_its_rows() {
+    let shop = Shop::open("under_way", 20).await;
+    let slot = &shop.endpoints.variables["HIGHWATER_SOURCE_SLOT"];
+    let make = format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')");
+    shop.admin.simple_query(&make).await.expect("a slot made by hand");
+    let mut session = Endpoints::connect(&shop.endpoints.admin_database).await.expect("another session");
+    let under_way = session.transaction().await.expect("a transaction");
+    under_way.batch_execute("UPDATE stock_levels SET current_stock = 4713 WHERE part_id = 3").await.expect("an update");
+    let pid: i32 = under_way.query_one("SELECT pg_backend_pid()", &[]).await.expect("its process").get(0);
+    let mut pipeline = shop.pipeline(&["capture"]).await;
+    let named = format!("process {pid} of ");
+    eventually("what is waited for is named", async || pipeline.log().contains(&named)).await;
+    assert!(pipeline.metric("highwater_capture_snapshot_rows_total", "").await < 1.0, "no row is read before");
+    under_way.commit().await.expect("it commits");
+    let options = check::Options { cache: false, ..NEWEST };
+    is_right(&shop, &options, &pipeline.log()).await;
     assert!(pipeline.terminate().success(), "{}", pipeline.log());
     shop.close().await;
 }

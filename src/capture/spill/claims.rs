@@ -41,7 +41,7 @@ struct Pending {
 impl Claims {
     /// Takes a message about who makes the changes after it.
     pub(super) fn message(&mut self, message: &[u8]) {
-        if self.pending.take_if(|pending| pending.message != message).is_some() {
+        if self.pending.take_if(|pending| said(&pending.message) != said(message)).is_some() {
             self.claim = Claim::Unclear;
         }
         self.pending = Some(Pending { message: message.to_vec(), ended: false, around: false });
@@ -82,10 +82,16 @@ impl Claims {
         if outside {
             self.claim = Claim::ToTell;
             self.said = pending.message;
-        } else if self.claim == Claim::Unclear || self.said != pending.message {
+        } else if self.claim == Claim::Unclear || said(&self.said) != said(&pending.message) {
             self.claim = Claim::Unclear;
         }
     }
+}
+
+/// Returns what a message says, without its place in the log: behind a byte for the kind, the transaction's id, flags, and the
+/// LSN (manual: Logical Replication Message Formats).
+fn said(message: &[u8]) -> Option<&[u8]> {
+    message.get(1 + 4 + 1 + 8..)
 }
 
 #[cfg(test)]
@@ -95,15 +101,21 @@ mod tests {
     const TOP: u32 = 1;
     const GONE: u32 = 2;
 
+    fn at(place: u8, content: &str) -> Vec<u8> {
+        let mut message = vec![b'M', 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, place];
+        message.extend_from_slice(content.as_bytes());
+        message
+    }
+
     #[test]
     fn a_message_between_changes_of_a_savepoint_is_inside_of_it() {
         let mut claims = Claims::default();
-        claims.message(b"outside");
-        assert_eq!(claims.change(TOP, true), Ok(Some(&b"outside"[..])));
+        claims.message(&at(1, "outside"));
+        assert_eq!(claims.change(TOP, true), Ok(Some(&at(1, "outside")[..])));
         assert_eq!(claims.change(GONE, false), Ok(None));
-        claims.message(b"inside");
+        claims.message(&at(2, "inside"));
         assert_eq!(claims.change(GONE, false), Ok(None));
-        claims.message(b"at its end");
+        claims.message(&at(3, "at its end"));
         claims.rolled_back(GONE);
         assert_eq!(claims.change(TOP, true), Ok(None), "the first still holds");
     }
@@ -112,20 +124,20 @@ mod tests {
     fn a_message_at_the_beginning_of_a_savepoint_that_was_rolled_back_is_not_guessed() {
         let mut claims = Claims::default();
         assert_eq!(claims.change(TOP, true), Ok(None));
-        claims.message(b"inside or before");
+        claims.message(&at(1, "inside or before"));
         assert_eq!(claims.change(GONE, false), Ok(None));
         claims.rolled_back(GONE);
         assert_eq!(claims.change(TOP, true), Err(Unclear));
-        claims.message(b"behind");
-        assert_eq!(claims.change(TOP, true), Ok(Some(&b"behind"[..])), "what matters no more is no matter");
+        claims.message(&at(2, "behind"));
+        assert_eq!(claims.change(TOP, true), Ok(Some(&at(2, "behind")[..])), "what matters no more is no matter");
     }
 
     #[test]
     fn the_same_said_again_is_never_unclear() {
         let mut claims = Claims::default();
-        claims.message(b"same");
+        claims.message(&at(1, "same"));
         assert!(claims.change(TOP, true).is_ok());
-        claims.message(b"same");
+        claims.message(&at(2, "same"));
         assert_eq!(claims.change(GONE, false), Ok(None));
         claims.rolled_back(GONE);
         assert_eq!(claims.change(TOP, true), Ok(None));

@@ -98,6 +98,7 @@ pub fn compile(
         Part::None => None,
     };
     let entity = check.entity(spec, &part, part_column);
+    check.key_in_identity(&spec.table.place);
     let has_part = part != Part::None;
     let groups = spec.groups.iter().filter_map(|group| check.template(group, has_part)).collect();
     let ignore: Vec<usize> = spec.ignore.iter().filter_map(|name| check.column(name)).collect();
@@ -179,8 +180,22 @@ impl Check<'_> {
         let (table, name) = (&self.table.name, &self.table.columns[column].name);
         let message = format!(
             "column `{name}` is outside the replica identity of table `{table}`, so a delete could not be routed: \
-             run `ALTER TABLE {table} REPLICA IDENTITY FULL`, or give it a unique index that holds `{name}` and \
+             run `ALTER TABLE {table} REPLICA IDENTITY FULL`, or give it a unique index that holds the primary key and `{name}`, and \
              `ALTER TABLE {table} REPLICA IDENTITY USING INDEX …`"
+        );
+        let remedy = Some(format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table_in_sql(table)));
+        self.errors.push(MappingError { remedy, ..MappingError::new(place, table, message) });
+    }
+
+    /// Refuses a primary key that a delete would not give: a row that the snapshot read could not be told from one that is gone.
+    fn key_in_identity(&mut self, place: &Place) {
+        let Some(outside) = self.table.primary_key.iter().find(|column| !self.table.in_identity(**column)) else {
+            return;
+        };
+        let (table, name) = (&self.table.name, &self.table.columns[*outside].name);
+        let message = format!(
+            "column `{name}` of the primary key is outside the replica identity of table `{table}`, so a row that a snapshot \
+             read could not be told from one that was deleted meanwhile: run `ALTER TABLE {table} REPLICA IDENTITY FULL`"
         );
         let remedy = Some(format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table_in_sql(table)));
         self.errors.push(MappingError { remedy, ..MappingError::new(place, table, message) });
