@@ -62,6 +62,9 @@ pub struct TableSnapshot {
     pub rows: u64,
     /// Whether the table's end was reached.
     pub complete: bool,
+    /// A number for the columns that it had when it was read, or when the log announced it last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<u32>,
     /// Why it is read, if it was read before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again: Option<Again>,

@@ -50,7 +50,7 @@ impl Work {
                         self.feeds.relation_again(relation.oid, kept.piece);
                     } else {
                         self.describe()?;
-                        self.feeds.relation(&relation, kept.piece);
+                        self.announced(&relation, kept.piece);
                         replaying.said.insert(relation.oid, said.to_vec());
                     }
                 }

@@ -270,7 +270,7 @@ impl<'a> Loop<'a> {
             self.heard = Instant::now();
         }
         let piece = self.session.work.piece;
-        self.session.work.feeds.relation(&relation, piece);
+        self.session.work.announced(&relation, piece);
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use highwater_kafka::murmur2;
 use highwater_postgres::{Connection, Error, quote};
 
 use crate::events::json::Encoding;
@@ -85,6 +86,11 @@ impl Described {
         self.columns.iter().map(|column| (column.name.as_str(), column.type_oid)).eq(columns.iter().copied())
     }
 
+    /// Returns a number for the columns that it has now.
+    pub(super) fn shape(&self) -> u32 {
+        shape(self.columns.iter().map(|column| (column.name.as_str(), column.type_oid)))
+    }
+
     /// Returns the statement that gives it a primary key: of `id` if there is one, else of a unique key that it has.
     pub(super) fn add_primary_key(&self) -> String {
         let id = self.columns.iter().find(|column| column.name == "id").map(|column| vec![column.name.clone()]);
@@ -99,6 +105,12 @@ impl Described {
         let names: Vec<_> = self.columns.iter().map(|column| quote::identifier(&column.name)).collect();
         names.join(", ")
     }
+}
+
+/// Returns a number for columns, by names and types: another one means other columns.
+pub(super) fn shape<'a>(columns: impl Iterator<Item = StreamColumn<'a>>) -> u32 {
+    let names = columns.map(|(name, oid)| format!("{name}\0{oid}\0"));
+    murmur2(names.collect::<String>().as_bytes())
 }
 
 /// Returns a table of which the catalogue knows nothing any more: what the log itself says of it.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use highwater_postgres::pgoutput::{self, Begin, LogicalMessage, Message, Relation, StreamCommit};
 use highwater_postgres::{Connection, Lsn};
 use metrics::histogram;
+use tracing::warn;
 
 use super::branch::Branch;
 use super::error::Error;
@@ -15,7 +16,7 @@ use super::request::SNAPSHOT_PREFIX;
 use super::rows::SentRow;
 use super::snapshot::Snapshot;
 use super::spill::Spill;
-use super::tables::describe_published;
+use super::tables::{describe_published, plain_name, shape};
 use super::through::Memory;
 use super::transaction::Transaction;
 use crate::events::history::{CONTEXT_PREFIX, context_json};
@@ -189,6 +190,24 @@ impl Work {
     /// has other columns.
     pub(super) fn ahead_of_the_catalogue(&self, relation: &Relation<'_>) -> Option<(u32, Lsn)> {
         self.transaction.as_ref().filter(|_| self.feeds.differs(relation)).map(Transaction::number_and_commit)
+    }
+
+    /// Takes note of a table as of here in the log, which said so in the piece of this number.
+    pub(super) fn announced(&mut self, relation: &Relation<'_>, piece: u64) {
+        self.feeds.relation(relation, piece);
+        let columns = relation.columns.into_iter().map(|column| (column.name, column.type_oid));
+        let (shape, name) = (shape(columns), plain_name(relation.namespace, relation.name));
+        let table = self.publisher.progress.snapshot.tables.get_mut(&name);
+        // What stands in the topics already was announced before, and may be older than what is known.
+        let Some(table) = table.filter(|_| self.transaction.is_some()) else { return };
+        if table.shape.replace(shape).is_some_and(|known| known != shape) {
+            warn!(
+                table = name,
+                mend = format!("highwater snapshot {name}"),
+                "a table has other columns than before: if its rows were rewritten, as by ADD COLUMN with a default or by ALTER TYPE, the log \
+                 does not have that, and the copies get it when the table is read again"
+            );
+        }
     }
 
     /// Handles what an application or an operator wrote into the log.

@@ -258,6 +258,11 @@ async fn a_table_that_changes_its_shape_in_the_log_is_decoded_as_of_each_place_a
         .await;
     pipeline.kill();
     pipeline = shop.pipeline(&["capture"]).await;
+    eventually("it is named, with the command that brings the copies up to date", async || {
+        let log = pipeline.log();
+        log.contains("has other columns than before") && log.contains("highwater snapshot part_specifications")
+    })
+    .await;
     // The checker builds each old row on the new one before it, and cannot know what ALTER TABLE made of that.
     let newest = check::Options { story: check::Story::Gap, audit: false, cache: false, ..check::Options::default() };
     let report = check::everything(&shop.endpoints, &newest).await.expect("the check runs");

@@ -7,7 +7,7 @@ use highwater_demo::write::{self, Writers};
 use highwater_kafka::{Admin, Connection, Consumer, ConsumerSettings, Isolation};
 
 use crate::ahead::{UPDATE, Waiting, cached_stock};
-use crate::process::Pipeline;
+use crate::process::{Pipeline, highwater};
 use crate::shop::{Shop, eventually, within_a_minute};
 use crate::stack::SHOPS;
 
@@ -28,7 +28,7 @@ async fn a_slot_that_is_missing_although_the_topics_hold_progress_is_refused_wit
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slot_made_anew_by_hand_is_a_gap_and_refused() {
+async fn a_slot_made_anew_by_hand_is_a_gap_and_refused_or_every_table_is_read_again_if_wanted() {
     let shop = Shop::open("anew", 20).await;
     let mut pipeline = shop.pipeline(&["capture"]).await;
     assert!(pipeline.terminate().success(), "{}", pipeline.log());
@@ -41,6 +41,15 @@ async fn a_slot_made_anew_by_hand_is_a_gap_and_refused() {
     let mut pipeline = Pipeline::start(&shop, &["capture"]);
     assert_eq!(pipeline.ended().code(), Some(1));
     assert!(pipeline.log().contains("the slot was made anew, or Kafka lost records"), "{}", pipeline.log());
+    let mut variables = shop.endpoints.variables.clone();
+    variables.insert("HIGHWATER_CAPTURE_ON_LOST_SLOT".to_owned(), "resnapshot".to_owned());
+    let mut pipeline = Pipeline::start_with(&shop, &["capture", "cache"], &variables);
+    pipeline.is_ready().await;
+    assert!(pipeline.metric("highwater_capture_gaps_total", "lost_slot").await > 0.0);
+    let options = check::Options { story: check::Story::Gap, audit: false, ..check::Options::default() };
+    let report = check::everything(&shop.endpoints, &options).await.expect("the check runs");
+    assert!(report.is_clean(), "{report}\n{}", pipeline.log());
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
     shop.close().await;
 }
 
@@ -98,6 +107,37 @@ async fn events_without_any_progress_are_not_taken_for_a_first_start() {
     for expected in ["holds events, but topic `", ".progress` holds no progress", "to begin anew with a snapshot"] {
         assert!(pipeline.log().contains(expected), "`{expected}` is not in:\n{}", pipeline.log());
     }
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_loses_a_mapped_column_stops_alone_also_in_the_next_session() {
+    let shop = Shop::open("altered", 20).await;
+    let mut pipeline = shop.pipeline(&["capture", "cache"]).await;
+    check::caught_up(&shop.endpoints, Duration::from_mins(1)).await.expect("the first snapshot");
+    let altered = "ALTER TABLE parts DROP COLUMN description; UPDATE parts SET part_name = 'altered' WHERE id = 3";
+    shop.admin.batch_execute(altered).await.expect("a mapped column goes");
+    let buried = async || pipeline.metric("highwater_dead_letters_total", "capture").await > 0.0;
+    assert!(within_a_minute(buried).await, "{}", pipeline.log());
+    let slot = &shop.endpoints.variables["HIGHWATER_SOURCE_SLOT"];
+    let end = format!("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{slot}'");
+    shop.admin.batch_execute(&end).await.expect("the session ends");
+    let goes_on = async || pipeline.log().contains("capture goes on with the other tables");
+    assert!(within_a_minute(goes_on).await, "{}", pipeline.log());
+    shop.admin
+        .batch_execute("UPDATE stock_levels SET current_stock = 31337 WHERE part_id = 3")
+        .await
+        .expect("an update");
+    eventually("the other tables go on", async || cached_stock(&shop).await.contains("31337")).await;
+
+    let mended = "ALTER TABLE parts ADD COLUMN description text; UPDATE parts SET description = 'mended' WHERE id = 3";
+    shop.admin.batch_execute(mended).await.expect("the column is back");
+    let again = highwater(&shop.endpoints.variables).args(["snapshot", "parts"]).status().expect("it runs");
+    assert!(again.success(), "{}", pipeline.log());
+    let options = check::Options { story: check::Story::Gap, audit: false, ..check::Options::default() };
+    let report = check::everything(&shop.endpoints, &options).await.expect("the check runs");
+    assert!(report.is_clean(), "{report}\n{}", pipeline.log());
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
     shop.close().await;
 }
 

@@ -89,6 +89,7 @@ async fn a_partitioned_table_comes_by_its_root_with_the_publications_columns_and
             && !text.contains("purchase_cost")
     })
     .await;
+    assert!(!pipeline.log().contains("has other columns"), "{}", pipeline.log());
     assert!(pipeline.terminate().success(), "{}", pipeline.log());
     shop.close().await;
 }

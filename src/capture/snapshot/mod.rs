@@ -315,6 +315,7 @@ impl Snapshot {
         }
         let Some(Piece { number, pass, mut advance, state }) = self.pieces.pop_front() else { return Ok(None) };
         let mut progress = ledger.tables.get(pass.table()).cloned().unwrap_or_default();
+        progress.shape.get_or_insert_with(|| pass.described.shape());
         match state {
             State::Waiting { overtaken, read, .. } if overtaken.too_many => {
                 self.again(number, pass, advance, read)?;
