@@ -188,6 +188,15 @@ impl Feeds {
         (!feed.entries.is_empty()).then(|| (described.clone(), feed))
     }
 
+    /// Returns the tables whose rows are of the part of this table's rows.
+    pub(super) fn children_of(&self, table: &str) -> Vec<String> {
+        let is_child =
+            |spec: &&EntrySpec| matches!(&spec.part.value, PartSpec::Through { through, .. } if through == table);
+        let mut names: Vec<String> = self.specs.iter().filter(is_child).map(|spec| spec.table.value.clone()).collect();
+        names.dedup();
+        names
+    }
+
     /// Returns what all other tables feed.
     pub(super) fn entries_beside(&self, name: &str) -> Vec<Entry> {
         let others = self.mapped().into_iter().filter(|other| other != name);

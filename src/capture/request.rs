@@ -49,12 +49,31 @@ impl Work {
                 continue;
             }
             info!(%since, table, "a table is read again, as the log asks");
-            if self.publisher.progress.ahead && self.snapshot.is_done() {
-                self.snapshot.settle_first();
-            }
-            let ledger = &mut self.publisher.progress.snapshot.tables;
-            ledger.entry(table.clone()).or_default().read_again(since, false);
-            self.snapshot.read_again(table);
+            self.read_table_again(table, since, false);
         }
+    }
+
+    /// Begins to read tables again whose rows went over to another part with a row of another table, which the log does not say of them.
+    pub(super) fn children_moved(&mut self, tables: &[String], since: Bound) {
+        for table in tables {
+            let ledger = &self.publisher.progress.snapshot.tables;
+            // One transaction may move many rows.
+            let begun =
+                ledger.get(table).and_then(|table| table.again.as_ref()).is_some_and(|again| again.since == since);
+            if !begun {
+                info!(%since, table, "a table is read again: rows one step away moved to another part");
+                self.read_table_again(table, since, true);
+            }
+        }
+    }
+
+    /// Begins to read a table again; with a `gap`, what the topics hold of it is not right until that is done.
+    fn read_table_again(&mut self, table: &str, since: Bound, gap: bool) {
+        if self.publisher.progress.ahead && self.snapshot.is_done() {
+            self.snapshot.settle_first();
+        }
+        let ledger = &mut self.publisher.progress.snapshot.tables;
+        ledger.entry(table.to_owned()).or_default().read_again(since, gap);
+        self.snapshot.read_again(table);
     }
 }

@@ -63,6 +63,8 @@ impl Work {
         let source = self.publisher.source();
         let stamp = transaction.stamp(&source);
         learn(&mut self.through, feed, change);
+        let moved = self.through.watches(&feed.table.name) && moves(feed, change);
+        let moved = moved.then(|| (self.feeds.children_of(&feed.table.name), transaction.bound()));
         if self.history {
             let drafts = self.publisher.drafts();
             let draft = write_history(drafts, &feed.table, change, &stamp, seq, &transaction.context);
@@ -103,6 +105,9 @@ impl Work {
             let row = reference(&feed.table, change);
             note_refused(&mut self.publisher.progress, &feed.table.name);
             self.publisher.dead_letter(stamp.position(seq), &row, &reason)?;
+        }
+        if let Some((children, since)) = moved {
+            self.children_moved(&children, since);
         }
         Ok(())
     }
@@ -189,17 +194,26 @@ pub(super) fn learn(through: &mut Memory, feed: &Feed, change: Change<'_>) {
     let table = &feed.table;
     let row = new_or_old(change);
     let (true, [key]) = (through.watches(&table.name), &table.primary_key[..]) else { return };
-    let part = feed.entries.iter().find_map(|entry| match entry.part() {
-        Part::Column { column, .. } => Some(*column),
-        Part::None | Part::Through { .. } => None,
-    });
-    if let (Value::Text(key), Some(part)) = (row[*key], part) {
+    if let (Value::Text(key), Some(part)) = (row[*key], part_column(feed)) {
         match row[part] {
             Value::Text(part) => through.learn(&table.name, key, Some(part)),
             Value::Null => through.learn(&table.name, key, None),
             Value::Unknown => {}
         }
     }
+}
+
+/// Whether a row went over to another part.
+fn moves(feed: &Feed, change: Change<'_>) -> bool {
+    let (Change::Update { old: Some(old), new }, Some(part)) = (change, part_column(feed)) else { return false };
+    ![old[part], new[part]].contains(&Value::Unknown) && old[part] != new[part]
+}
+
+fn part_column(feed: &Feed) -> Option<usize> {
+    feed.entries.iter().find_map(|entry| match entry.part() {
+        Part::Column { column, .. } => Some(*column),
+        Part::None | Part::Through { .. } => None,
+    })
 }
 
 /// Takes note that the rows of a change are newer in the stream than in a chunk that is under way.

@@ -71,7 +71,14 @@ impl Plan<'_> {
         primary: &mut Connection,
     ) -> Result<Branch, Error> {
         let timeout = self.settings.answer_timeout;
-        let Some(server) = &self.source.standby else { return Ok(Branch::of_primary(timelines)) };
+        let Some(server) = &self.source.standby else {
+            if started(replication, timeout)? != started(primary, timeout)? {
+                let several =
+                    format!("[source] database leads to {} and to {}", replication.address(), primary.address());
+                return Err(Error::NotOneLog(format!("{several}, which are two servers: name one primary")));
+            }
+            return Ok(Branch::of_primary(timelines));
+        };
         self.is_one_log(system, &timelines, replication.address(), primary)?;
         let mut standby = Connection::connect(&config_of(server)?, Kind::Replication)?;
         let address = standby.address().to_owned();

@@ -23,3 +23,4 @@ mod standby;
 mod start;
 mod storefront;
 mod streaming;
+mod through;
