@@ -116,14 +116,31 @@ fn prepare() {
 
 type Texts = BTreeMap<Vec<u8>, Vec<Option<Vec<u8>>>>;
 
+/// Returns statements for a value of an enum that the same transaction makes. Only 17 and newer take one that it also adds.
+fn late_value(server_version: u32) -> String {
+    let make = match server_version {
+        170_000.. => "CREATE TYPE late AS ENUM ('a'); ALTER TYPE late ADD VALUE 'b' BEFORE 'a'",
+        _ => "CREATE TYPE late AS ENUM ('b', 'a')",
+    };
+    format!(
+        "BEGIN; {make}; ALTER TABLE hostile ADD COLUMN late late; INSERT INTO hostile (id, late) VALUES (2000, 'b'); COMMIT"
+    )
+}
+
 /// Writes each row, once inserted and once updated into place, and returns how many there are.
 fn fill(session: &mut Connection) -> usize {
     let rows = HOSTILE.iter().map(|(_, values)| values.len()).max().unwrap_or(0);
     for i in 0..rows {
         let values: Vec<&str> = HOSTILE.iter().map(|(_, values)| values.get(i).copied().unwrap_or("NULL")).collect();
         session.simple_query(&format!("INSERT INTO hostile VALUES ({i}, {})", values.join(", ")), TIMEOUT).unwrap();
+        let places: Vec<String> = values.iter().enumerate().map(|(at, value)| format!("c{at} = {value}")).collect();
+        let id = 1000 + i;
+        let update =
+            format!("INSERT INTO hostile VALUES ({id}); UPDATE hostile SET {} WHERE id = {id}", places.join(", "));
+        session.simple_query(&update, TIMEOUT).unwrap();
     }
-    rows
+    session.simple_query(&late_value(session.server_version()), TIMEOUT).unwrap();
+    2 * rows + 1
 }
 
 fn selected(session: &mut Connection) -> Texts {
@@ -148,8 +165,13 @@ fn hostile_values_have_the_text_of_select_whatever_roles_and_databases_set() {
 
     let mut streamed = Texts::new();
     read(&mut subscription.stream(Streaming::Off), |message| {
-        if let Message::Insert(insert) = message {
-            let mut values = insert.new.columns().map(|column| match column {
+        let new = match message {
+            Message::Insert(insert) => Some(insert.new),
+            Message::Update(update) => Some(update.new),
+            _ => None,
+        };
+        if let Some(new) = new {
+            let mut values = new.columns().map(|column| match column {
                 Column::Null => None,
                 Column::Text(text) => Some(text.to_vec()),
                 other => panic!("{other:?}"),
@@ -157,16 +179,20 @@ fn hostile_values_have_the_text_of_select_whatever_roles_and_databases_set() {
             let id = values.next().flatten().expect("an id");
             streamed.insert(id, values.collect());
         }
-        streamed.len() == rows
+        streamed.len() == rows && streamed.contains_key(&b"2000"[..])
     });
 
     let selected = selected(&mut session);
     for (id, expected) in &selected {
         for (i, value) in expected.iter().enumerate() {
             let shown = |value: &Option<Vec<u8>>| value.as_ref().map(|text| String::from_utf8_lossy(text).into_owned());
-            assert_eq!(shown(&streamed[id][i]), shown(value), "{} of row {id:?}", HOSTILE[i].0);
+            // The last column came with the last row.
+            let streamed = streamed[id].get(i).cloned().flatten();
+            let kind = HOSTILE.get(i).map_or("late", |(kind, _)| kind);
+            assert_eq!(shown(&streamed), shown(value), "{kind} of row {id:?}");
         }
     }
+    assert_eq!(selected[&b"2000"[..]].last(), Some(&Some(b"b".to_vec())));
     for (kind, text) in KNOWN {
         let column = HOSTILE.iter().position(|(name, _)| *name == kind).expect("a type of the list");
         let found = streamed.values().any(|row| row[column].as_deref() == Some(text.as_bytes()));
