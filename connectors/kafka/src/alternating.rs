@@ -59,7 +59,7 @@ impl AlternatingProducer {
 
     /// Takes both transactional ids: fences every predecessor and aborts what it left open.
     ///
-    /// A predecessor that loses the first id can still commit a transaction of the second, until that is taken as well. It
+    /// A predecessor that has lost one id can still commit a transaction of the other, until that is taken as well. It
     /// has lost nothing then: it ends a turn only after the commit of the one before. So what is read as committed after
     /// this call is the last word.
     ///
@@ -69,8 +69,14 @@ impl AlternatingProducer {
     ///
     /// Transient while the brokers do not answer within `timeout`, otherwise as classified.
     pub fn init(&self, timeout: Duration) -> Result<(), ProducerError> {
-        self.active.init(timeout)?;
-        self.resting.as_ref().map_or(Ok(()), |resting| resting.init(timeout))
+        let Some(resting) = &self.resting else { return self.active.init(timeout) };
+        // Each takes a while, and neither waits for the other: a predecessor is fenced once both are done.
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| resting.init(timeout));
+            let own = self.active.init(timeout);
+            let other = other.join().unwrap_or_else(|_| Err(no_thread()));
+            own.and(other)
+        })
     }
 
     /// Returns the producer whose turn it is: to begin, to send, to ask for failures.

@@ -4,7 +4,7 @@
 //! [`TransactionalProducer::begin`]; one that failed shows none of them to `read_committed` readers,
 //! once [`TransactionalProducer::abort`] or a successor's [`TransactionalProducer::init`] has run.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -100,6 +100,8 @@ pub struct TransactionalProducer {
     deliveries: Arc<Deliveries>,
     settings: ProducerSettings,
     brokers: String,
+    /// Whether the transactional id is taken.
+    taken: AtomicBool,
     open: bool,
 }
 
@@ -130,18 +132,30 @@ impl TransactionalProducer {
         let deliveries = Arc::new(Deliveries::default());
         let client = BaseProducer::from_config_and_context(&config, Reports(Arc::clone(&deliveries)))
             .map_err(|error| Error::of("make a producer", error))?;
-        Ok(Self { client, deliveries, settings, brokers: connection.brokers().to_owned(), open: false })
+        Ok(Self {
+            client,
+            deliveries,
+            settings,
+            brokers: connection.brokers().to_owned(),
+            taken: AtomicBool::new(false),
+            open: false,
+        })
     }
 
     /// Takes the transactional id: fences every predecessor and aborts what it left open.
     ///
-    /// After [`ProducerError::Transient`] the same call goes on where it stopped.
+    /// After [`ProducerError::Transient`] the same call goes on where it stopped; once it has succeeded, it does nothing.
     ///
     /// # Errors
     ///
     /// Transient while the brokers do not answer within `timeout`, otherwise as classified.
     pub fn init(&self, timeout: Duration) -> Result<(), ProducerError> {
-        self.client.init_transactions(timeout).map_err(|error| match self.classify(&error) {
+        if self.taken.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let taken = self.client.init_transactions(timeout);
+        self.taken.store(taken.is_ok(), Ordering::Release);
+        taken.map_err(|error| match self.classify(&error) {
             ProducerError::Transient { reason } => ProducerError::Transient {
                 reason: match self.deliveries.events.last_error() {
                     Some(cause) => format!("{reason} at {} ({cause})", self.brokers),
