@@ -42,10 +42,6 @@ async fn capture(config: Arc<Config>, shutdown: Shutdown, standing: Standing) ->
     if database.is_none() || kafka(&config, &shutdown, &standing).await?.is_none() {
         return Ok(());
     }
-    let watch = {
-        let (config, shutdown) = (Arc::clone(&config), shutdown.clone());
-        tokio::spawn(async move { capture::watch_slot(&config.source, &shutdown).await })
-    };
     let runtime = tokio::runtime::Handle::current();
     let (ended, end) = tokio::sync::oneshot::channel();
     let thread = std::thread::Builder::new().name("capture".to_owned());
@@ -56,9 +52,7 @@ async fn capture(config: Arc<Config>, shutdown: Shutdown, standing: Standing) ->
         let _ = ended.send(outcome);
     };
     thread.spawn(work).context("cannot start the capture thread")?;
-    let outcome = end.await.map_err(|_| anyhow!("the capture thread ended with a panic"));
-    watch.abort();
-    outcome?.map_err(Into::into)
+    end.await.map_err(|_| anyhow!("the capture thread ended with a panic"))?.map_err(Into::into)
 }
 
 async fn cache(config: Arc<Config>, shutdown: Shutdown, standing: Standing) -> Result<()> {

@@ -4,7 +4,7 @@
 //! `session` opens one in the order that the promise rests on (`start` decides where to go on, `standby` who hands out the
 //! log), `stream` is its loop, `work` and `rows` turn the log into events, `branch` names their places, `spill` keeps transactions in
 //! progress until `replay` sends them the same way, `publisher` writes them with the `progress`, `snapshot` adds what stood in
-//! the tables before.
+//! the tables before. `measures` and `watch` tell how far all that is, the one from within, the other beside it.
 
 mod branch;
 mod check;
@@ -13,10 +13,12 @@ mod error;
 mod feeds;
 mod gathered;
 mod held;
+mod lag;
 mod lost;
 mod marks;
 mod measures;
 mod names;
+mod positions;
 pub mod progress;
 mod publisher;
 mod replay;
@@ -40,6 +42,7 @@ mod visible;
 mod watch;
 mod work;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metrics::counter;
@@ -54,13 +57,14 @@ pub use settings::{OnLostSlot, Settings};
 pub use slot::{SlotServers, SlotStanding};
 pub use spill::SpillError;
 pub use standby::{OLDEST_STANDBY, Primary};
-pub use watch::watch_slot;
 
 use crate::config::Source;
 use crate::running::{Attempts, Patience, Shutdown, Standing, told};
 use crate::topics::Topics;
+use positions::Positions;
 use session::Plan;
 use stream::Loop;
+use watch::watch;
 
 /// How a session that ended is followed by the next: quickly at first, since a takeover should take seconds.
 const AGAIN: Patience = Patience {
@@ -86,7 +90,23 @@ pub fn run(
     shutdown: &Shutdown,
     standing: &Standing,
 ) -> Result<(), Error> {
-    let mut plan = Plan { source, settings, topics, runtime, streaming: settings.streaming, worked: false };
+    let plan = Plan { source, settings, topics, runtime, streaming: settings.streaming, worked: false };
+    let positions = Arc::new(Positions::default());
+    let watch = runtime.spawn(watch(source.clone(), Arc::clone(&positions), shutdown.clone()));
+    let outcome = sessions(plan, &positions, start_deadline, shutdown, standing);
+    watch.abort();
+    outcome
+}
+
+/// Opens one session after the other.
+fn sessions(
+    mut plan: Plan<'_>,
+    positions: &Arc<Positions>,
+    start_deadline: Duration,
+    shutdown: &Shutdown,
+    standing: &Standing,
+) -> Result<(), Error> {
+    let Plan { source, settings, topics, runtime, .. } = plan;
     let began = Instant::now();
     // Another capture that is at work is as good as a session that was: this one is needed just when servers fail.
     let mut patient = false;
@@ -98,7 +118,7 @@ pub fn run(
             standing.ready();
             counter!("highwater_capture_sessions_started_total").increment(1);
             attempts = Attempts::new(AGAIN);
-            Loop::new(session, source.slot.clone(), settings, shutdown).run()
+            Loop::new(session, source.slot.clone(), settings, shutdown, Arc::clone(positions)).run()
         });
         let Err(error) = outcome else { return Ok(()) };
         counter!("highwater_capture_sessions_ended_total", "reason" => reason(&error)).increment(1);

@@ -127,6 +127,12 @@ impl Publisher {
         self.events.len() + self.producer.active().in_flight()
     }
 
+    /// Returns how many records wait for the brokers' word, the history that is gathered still, too. At most
+    /// [`QUEUE_RECORDS`] and twice what [`Gathered`] takes.
+    pub(super) fn queued(&mut self) -> usize {
+        self.history.len() + self.in_flight()
+    }
+
     /// Returns when the open Kafka transaction began and how many records it holds.
     pub(super) fn open_transaction(&self) -> Option<(Instant, usize)> {
         self.opened.map(|opened| (opened, self.records))

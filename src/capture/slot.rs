@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use highwater_postgres::{Error, client};
+use highwater_postgres::{Error, Lsn, client};
 use tokio_postgres::Client;
 
 use crate::config::{Server, Source};
 
+/// As far as it is handed out to readers: what is not on the server's disk yet is for nobody.
 const END: &str = "
-    SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END)::text";
+    SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END)::text";
 
 const SLOT: &str = "
     SELECT active, confirmed_flush_lsn::text, greatest(pg_wal_lsn_diff($2::text::pg_lsn, confirmed_flush_lsn), 0)::bigint,
@@ -61,7 +62,22 @@ impl SlotServers {
     /// # Errors
     /// What a server says.
     pub async fn ask(&self, slot: &str) -> Result<Option<SlotStanding>, tokio_postgres::Error> {
+        self.standing(slot, self.end().await?).await
+    }
+
+    /// Asks where the primary's log ends.
+    pub(super) async fn end(&self) -> Result<Option<Lsn>, tokio_postgres::Error> {
         let end: Option<String> = self.primary.query_one(END, &[]).await?.get(0);
+        Ok(end.and_then(|end| end.parse().ok()))
+    }
+
+    /// Asks where the slot stands against the end of the log.
+    pub(super) async fn standing(
+        &self,
+        slot: &str,
+        end: Option<Lsn>,
+    ) -> Result<Option<SlotStanding>, tokio_postgres::Error> {
+        let end = end.map(|end| end.to_string());
         let row = self.standby.as_ref().unwrap_or(&self.primary).query_opt(SLOT, &[&slot, &end]).await?;
         Ok(row.map(|row| SlotStanding {
             active: row.get(0),

@@ -1,6 +1,7 @@
 //! The loop of capture: read the log, publish what is visible, commit, acknowledge. One thread, because its order is its
 //! meaning.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use highwater_postgres::Lsn;
@@ -12,6 +13,7 @@ use tracing::{info, warn};
 use super::error::Error;
 use super::marks::IDLE;
 use super::measures::Measures;
+use super::positions::Positions;
 use super::publisher::QUIET_LOOK;
 use super::replay::begin_of;
 use super::session::Session;
@@ -50,7 +52,13 @@ pub(super) struct Loop<'a> {
 }
 
 impl<'a> Loop<'a> {
-    pub(super) fn new(session: Session, slot: String, settings: &'a Settings, shutdown: &'a Shutdown) -> Self {
+    pub(super) fn new(
+        session: Session,
+        slot: String,
+        settings: &'a Settings,
+        shutdown: &'a Shutdown,
+        positions: Arc<Positions>,
+    ) -> Self {
         let long_ago = Instant::now().checked_sub(IDLE).unwrap_or_else(Instant::now);
         let acknowledged = Lsn(session.work.publisher.committed().lsn());
         let ahead = session.work.publisher.progress.ahead;
@@ -64,7 +72,7 @@ impl<'a> Loop<'a> {
             heard: Instant::now(),
             slot,
             messages: 0,
-            measures: Measures::beginning(acknowledged),
+            measures: Measures::beginning(acknowledged, positions),
             leaves_at: None,
         }
     }
@@ -133,7 +141,7 @@ impl<'a> Loop<'a> {
             Some(Frame::XLogData { payload, .. }) => work.message(payload)?,
             Some(Frame::Keepalive { wal_end, reply_requested, .. }) => {
                 let in_flight = work.inside || work.in_piece();
-                self.measures.keepalive(wal_end, in_flight);
+                self.measures.keepalive();
                 // It counts only when nothing is in flight: between a Begin and its Commit it says nothing, nor inside of a
                 // piece of a transaction in progress. Between pieces it does: their commit records are still to come.
                 if !in_flight {
@@ -186,7 +194,11 @@ impl<'a> Loop<'a> {
         let work = &mut self.session.work;
         work.publisher.poll()?;
         let committed = Lsn(work.publisher.committed().lsn());
-        self.measures.looked(work.inside, work.publisher.in_flight(), committed, now);
+        let came = Lsn(work.publisher.progress.bound.lsn());
+        self.measures.looked(work.inside, came, work.publisher.in_flight(), committed);
+        if self.measures.is_time_to_show(now) {
+            Measures::show_queues(work.publisher.queued(), self.session.stream.undecoded_bytes());
+        }
         work.advance_snapshot()?;
         if !work.inside {
             self.note_what_is_ahead()?;
@@ -199,6 +211,7 @@ impl<'a> Loop<'a> {
                 && work.publisher.is_time_to_end(now)?
             {
                 work.publisher.end_transaction()?;
+                self.measures.ended();
             }
         }
         if self.acknowledged.0 < self.session.work.publisher.committed().lsn() {
@@ -247,6 +260,7 @@ impl<'a> Loop<'a> {
         let waits = self.settings.visible_first || !self.session.work.snapshot.is_done();
         if publish && !waits {
             self.measures.began(begin);
+            self.measures.sending();
         } else if publish && !self.await_visible(begin)? {
             return Ok(());
         }

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use crate::ahead::{UPDATE, Waiting};
 use crate::process::{Pipeline, get};
-use crate::shop::{Shop, eventually};
-use crate::stack::root;
+use crate::shop::{Shop, eventually, within_a_minute};
+use crate::stack::{SHOPS, root};
 
 /// Kind of metric by name, as the code's macros name them.
 fn in_the_code(folder: &Path, found: &mut BTreeMap<String, &'static str>) {
@@ -86,6 +87,8 @@ async fn the_slot_is_measured_also_by_a_capture_that_stands_by() {
             && value(&operate, "highwater_slot_retained_bytes").await.is_some()
     })
     .await;
+    // What the one at work acknowledges has passed every stage.
+    caught_up(&operate).await;
     eventually("it says why it has no session", async || {
         let metrics = get(&operate, "/metrics").await.unwrap_or_default();
         metrics.contains("highwater_capture_sessions_ended_total{reason=\"slot_busy\"}")
@@ -103,6 +106,98 @@ async fn labelled(address: &str, name: &str, label: &str) -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok())
 }
 
+/// How far a stage is behind: bytes and seconds; `None` while that is not told.
+async fn lag(address: &str, stage: &str) -> Option<(f64, f64)> {
+    let label = format!("stage=\"{stage}\"");
+    let bytes = labelled(address, "highwater_capture_lag_bytes", &label).await?;
+    Some((bytes, labelled(address, "highwater_capture_lag_seconds", &label).await?))
+}
+
+/// Whether every one of these stages is behind by so much at least.
+async fn all_behind(address: &str, stages: &[&str], bytes: f64, seconds: f64) -> bool {
+    for stage in stages {
+        if !lag(address, stage).await.is_some_and(|behind| behind.0 >= bytes && behind.1 >= seconds) {
+            return false;
+        }
+    }
+    true
+}
+
+async fn caught_up(address: &str) {
+    for stage in ["read", "visible", "sent", "delivered", "committed"] {
+        eventually(&format!("{stage} has caught up"), async || lag(address, stage).await == Some((0.0, 0.0))).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_the_primary_does_not_show_is_behind_at_visible_for_as_long() {
+    let shop = Shop::open("metrics_visible", 10).await;
+    let mut pipeline = shop.pipeline(&["capture"]).await;
+    let operate = shop.endpoints.variables["HIGHWATER_OPERATE_LISTEN"].clone();
+    caught_up(&operate).await;
+    let waiting = Waiting::begin(&shop, UPDATE).await;
+    let seen = within_a_minute(async || {
+        let (Some((read, _)), Some((visible, _))) = (lag(&operate, "read").await, lag(&operate, "visible").await)
+        else {
+            return false;
+        };
+        visible > read && all_behind(&operate, &["visible", "sent", "delivered", "committed"], 1.0, 5.0).await
+    })
+    .await;
+    // First of all the setting goes: the other tests share the server.
+    waiting.end(&shop).await;
+    let metrics = get(&operate, "/metrics").await.unwrap_or_default();
+    assert!(seen, "the commit is read, and nothing behind that moves: {metrics}");
+    caught_up(&operate).await;
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_kafka_hangs_nothing_more_is_delivered_or_committed_and_the_lag_says_so() {
+    let shop = Shop::open("metrics_hang", 10).await;
+    let mut pipeline = shop.pipeline(&["capture"]).await;
+    let operate = shop.endpoints.variables["HIGHWATER_OPERATE_LISTEN"].clone();
+    caught_up(&operate).await;
+    SHOPS.signal("kafka", "STOP");
+    let updated = shop.admin.batch_execute("UPDATE stock_levels SET current_stock = 77").await;
+    let seen = within_a_minute(async || all_behind(&operate, &["delivered", "committed"], 1.0, 5.0).await).await;
+    SHOPS.signal("kafka", "CONT");
+    updated.expect("an update");
+    let metrics = get(&operate, "/metrics").await.unwrap_or_default();
+    assert!(seen, "both stages stand still: {metrics}");
+    caught_up(&operate).await;
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_no_session_works_every_stage_is_behind_by_all_that_is_written() {
+    const WRITTEN: u32 = 8_000_000;
+    let shop = Shop::open("metrics_away", 10).await;
+    let mut variables = shop.endpoints.variables.clone();
+    variables.insert("HIGHWATER_CAPTURE_ANSWER_TIMEOUT_S".to_owned(), "3".to_owned());
+    let mut pipeline = Pipeline::start_with(&shop, &["capture"], &variables);
+    pipeline.is_ready().await;
+    let operate = variables["HIGHWATER_OPERATE_LISTEN"].clone();
+    caught_up(&operate).await;
+    SHOPS.signal("kafka", "STOP");
+    let updated = shop.admin.batch_execute("UPDATE stock_levels SET current_stock = 77").await;
+    let ended = async || pipeline.metric("highwater_capture_sessions_ended_total", "kafka").await > 0.0;
+    let ended = within_a_minute(ended).await;
+    let write = format!("SELECT pg_logical_emit_message(true, 'unrelated', repeat('x', {WRITTEN}))");
+    let written = shop.admin.batch_execute(&write).await;
+    let stages = ["read", "visible", "sent", "delivered", "committed"];
+    let seen = within_a_minute(async || all_behind(&operate, &stages, f64::from(WRITTEN), 5.0).await).await;
+    SHOPS.signal("kafka", "CONT");
+    updated.and(written).expect("the server writes");
+    let metrics = get(&operate, "/metrics").await.unwrap_or_default();
+    assert!(ended && seen, "the session has ended ({ended}), and every stage stands still: {metrics}");
+    caught_up(&operate).await;
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    shop.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_is_measured_at_every_stage_and_the_lag_goes_back_to_nothing() {
     let shop = Shop::open("metrics_stages", 10).await;
@@ -112,7 +207,7 @@ async fn a_commit_is_measured_at_every_stage_and_the_lag_goes_back_to_nothing() 
         let sql = format!("UPDATE stock_levels SET current_stock = {stock} + 1 WHERE part_id = 1");
         shop.admin.batch_execute(&sql).await.expect("an update");
     }
-    for (stage, least) in [("read", 20.0), ("visible", 20.0), ("sent", 20.0), ("delivered", 1.0)] {
+    for (stage, least) in [("read", 20.0), ("visible", 20.0), ("sent", 20.0), ("delivered", 1.0), ("committed", 1.0)] {
         let label = format!("stage=\"{stage}\"");
         eventually(stage, async || {
             let count = labelled(&operate, "highwater_capture_stage_seconds_count", &label).await;
@@ -122,13 +217,10 @@ async fn a_commit_is_measured_at_every_stage_and_the_lag_goes_back_to_nothing() 
         let seconds = labelled(&operate, "highwater_capture_stage_seconds_sum", &label).await.expect("a sum");
         assert!((0.0..60.0).contains(&seconds), "{stage}: {seconds} s");
     }
-    eventually("every stage has caught up", async || {
-        let mut behind = 0.0;
-        for stage in ["read", "sent", "delivered", "committed"] {
-            let label = format!("stage=\"{stage}\"");
-            behind += labelled(&operate, "highwater_capture_lag_bytes", &label).await.unwrap_or(f64::MAX);
-        }
-        behind == 0.0 && value(&operate, "highwater_capture_in_flight_records").await == Some(0.0)
+    caught_up(&operate).await;
+    eventually("nothing waits", async || {
+        value(&operate, "highwater_capture_in_flight_records").await == Some(0.0)
+            && value(&operate, "highwater_capture_undecoded_bytes").await == Some(0.0)
     })
     .await;
     for name in ["highwater_capture_keepalives_total", "highwater_capture_acknowledgements_total"] {

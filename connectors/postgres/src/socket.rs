@@ -196,6 +196,11 @@ impl Socket {
         self.received
     }
 
+    /// Returns how many bytes of the buffer have not been stepped past.
+    pub(crate) fn held(&self) -> usize {
+        self.end - self.start
+    }
+
     /// Replaces the channel by one that was made of it; nothing may be left in the buffer.
     pub(crate) fn map_channel(self, wrap: impl FnOnce(Channel) -> io::Result<Channel>) -> io::Result<Self> {
         // Bytes that came before TLS could have been put there by anyone (CVE-2021-23222).

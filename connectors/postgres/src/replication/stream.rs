@@ -207,6 +207,12 @@ impl ReplicationStream {
         matches!(self.connection.socket().peek(), Ok(Some(_)))
     }
 
+    /// Returns how many bytes were received and not handed out yet. What the system holds beside them is not among them.
+    #[must_use]
+    pub fn undecoded_bytes(&self) -> usize {
+        self.connection.socket().held()
+    }
+
     /// Returns whether so much comes, 5 MB/s or more, that the next frame is as good as in the buffer.
     #[must_use]
     pub fn is_flooded(&self) -> bool {
