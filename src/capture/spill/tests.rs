@@ -166,6 +166,15 @@ fn damage_is_noticed_with_file_and_offset() {
     assert!(matches!(read(&mut spill, 7), Err(Error::Spill(SpillError::Disk { .. }))));
 }
 
+/// Where a claim says who it was: behind its kind, the transaction's id, flags, and its place in the log.
+const CLAIMED_AT: usize = 1 + 4 + 1 + 8;
+
+/// Returns a message that claims what follows for one of three; no two stand at one place in the log.
+fn claim(xid: u32, number: u64) -> Vec<u8> {
+    let who = u8::try_from(number % 3).unwrap_or_default();
+    [&[b'M'][..], &xid.to_be_bytes(), &[1], &number.to_be_bytes(), &[who]].concat()
+}
+
 /// What a session does to its transaction.
 #[derive(Clone, Copy, Debug)]
 enum Act {
@@ -204,7 +213,7 @@ impl Decoded {
                 let xid = self.levels.last().map_or(self.xid, |(xids, _)| xids[0]);
                 let message = match act {
                     // It does not say in which savepoint it stands.
-                    Act::Claim => message(b'M', self.xid, number),
+                    Act::Claim => claim(self.xid, number),
                     Act::Relation => message(b'R', xid, number),
                     _ => message(b'I', xid, number),
                 };
@@ -295,7 +304,7 @@ fn with_claims(messages: impl Iterator<Item = Vec<u8>>) -> Vec<(Vec<u8>, Option<
     let mut changes = Vec::new();
     for message in messages {
         match message[0] {
-            b'M' => claim = Some(message),
+            b'M' => claim = Some(message[CLAIMED_AT..].to_vec()),
             b'R' => changes.push((message, None)),
             _ => changes.push((message, claim.clone())),
         }
