@@ -26,7 +26,8 @@ pub struct MappingCheck {
 /// # Errors
 /// What the database says; what is wrong with the mapping is the value.
 pub fn check_mapping(source: &Source, timeout: Duration) -> Result<MappingCheck, Error> {
-    let config = source.database.postgres("highwater check")?.with_connect_timeout(timeout);
+    let config =
+        source.database.postgres("highwater check")?.with_connect_timeout(timeout).with_statement_timeout(timeout);
     let mut primary = Connection::connect(&config, Session::Ordinary)?;
     let names: Vec<&str> = source.map.iter().map(|entry| entry.table.value.as_str()).collect();
     let tables = describe_named(&mut primary, &names, timeout)?;
@@ -53,7 +54,8 @@ pub struct Beginning {
 /// # Errors
 /// What the database says.
 pub fn look_at_beginning(source: &Source, timeout: Duration) -> Result<Beginning, Error> {
-    let config = source.log().postgres("highwater check")?.with_connect_timeout(timeout);
+    let config =
+        source.log().postgres("highwater check")?.with_connect_timeout(timeout).with_statement_timeout(timeout);
     let mut replication = Connection::connect(&config, Session::Replication)?;
     let slot = replication.slot(&source.slot, timeout)?;
     let system = replication.identify_system(timeout)?;

@@ -10,19 +10,19 @@ use crate::stack::{SHOPS, Variables};
 
 /// What `check` said: exit code and lines.
 #[derive(Debug)]
-struct Said {
-    code: Option<i32>,
-    text: String,
+pub(crate) struct Said {
+    pub(crate) code: Option<i32>,
+    pub(crate) text: String,
 }
 
 impl Said {
-    fn of(output: Output) -> Self {
+    pub(crate) fn of(output: Output) -> Self {
         let text = [output.stdout, output.stderr].concat();
         Self { code: output.status.code(), text: String::from_utf8_lossy(&text).into_owned() }
     }
 
     /// Returns the remedy of the finding whose line holds all of these.
-    fn remedy(&self, of: &[&str]) -> String {
+    pub(crate) fn remedy(&self, of: &[&str]) -> String {
         let mut lines = self.text.lines();
         let found = lines.find(|line| of.iter().all(|part| line.contains(part)));
         assert!(found.is_some(), "no finding with {of:?}:\n{}", self.text);
@@ -30,12 +30,12 @@ impl Said {
         remedy.unwrap_or_else(|| panic!("no remedy for {of:?}:\n{}", self.text)).to_owned()
     }
 
-    fn finds(&self, of: &[&str]) -> bool {
+    pub(crate) fn finds(&self, of: &[&str]) -> bool {
         self.text.lines().any(|line| of.iter().all(|part| line.contains(part)))
     }
 }
 
-fn check(variables: &Variables, roles: &[&str]) -> Said {
+pub(crate) fn check(variables: &Variables, roles: &[&str]) -> Said {
     Said::of(highwater(variables).arg("check").args(roles).output().expect("the binary runs"))
 }
 

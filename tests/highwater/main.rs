@@ -5,6 +5,7 @@ mod ahead;
 mod audit;
 mod cache;
 mod check;
+mod check_held;
 mod compaction;
 mod dead_letters;
 mod delivery;
