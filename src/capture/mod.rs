@@ -11,6 +11,7 @@ mod check;
 mod chunks;
 mod error;
 mod feeds;
+pub mod foreign;
 mod gathered;
 mod held;
 mod lost;

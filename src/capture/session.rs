@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use highwater_kafka::{Admin, AlternatingProducer, Isolation, ProducerError, ProducerSettings, last_record};
-use highwater_postgres::replication::{ReplicationStream, StartOptions, Streaming, Timelines};
+use highwater_postgres::replication::{
+    ReplicationStream, SlotState, StartOptions, Streaming, SystemIdentity, Timelines,
+};
 use highwater_postgres::{ConnectConfig, Connection, Lsn, Session as Kind, quote};
 use tokio::runtime::Handle;
 use tracing::{info, warn};
@@ -16,13 +18,14 @@ use tracing::{info, warn};
 use super::branch::Branch;
 use super::error::Error;
 use super::feeds::{Feeds, through_part};
+use super::foreign::Foreign;
 use super::lost::{read_phantoms_again, restore_records};
 use super::progress::Progress;
 use super::publisher::{Publisher, QUEUE_BYTES, QUEUE_RECORDS};
 use super::settings::Settings;
 use super::snapshot::Snapshot;
 use super::spill::{Limits, Spill};
-use super::start::{Lost, Serving, SlotState, Start, decide_start};
+use super::start::{Lost, Serving, SlotState as Place, Start, decide_start};
 use super::tables::{Described, describe_published};
 use super::through::{Memory, Step};
 use super::work::Work;
@@ -61,8 +64,11 @@ impl Plan<'_> {
     pub(super) fn open(&self) -> Result<Session, Error> {
         let timeout = self.settings.answer_timeout;
         let config = config_of(&self.source.database)?;
-        self.make_topics()?;
         let mut replication = Connection::connect(&config_of(self.source.log())?, Kind::Replication)?;
+        let system = replication.identify_system(timeout)?;
+        // Before anything is made.
+        self.our_slot(&mut replication, &system)?;
+        self.make_topics()?;
         let mut primary = Connection::connect(&config, Kind::Ordinary)?;
         if primary.in_recovery(timeout)? {
             let address = primary.address();
@@ -74,18 +80,17 @@ impl Plan<'_> {
         }
         let feeds = self.check_mapping(&mut primary)?;
         let spill = self.spill()?;
-        let system = replication.identify_system(timeout)?;
         let timelines = replication.timelines(system.timeline, timeout)?;
         let mut branch = self.branch(&mut replication, &system, timelines.clone(), &mut primary)?;
         let source_system = system.system_identifier.to_string();
 
         // The order matters; see above. Progress is read twice: before, to refuse without harm, and after the fence.
-        let decided = match self.decide(&mut replication, &timelines, &source_system) {
+        let decided = match self.decide(&mut replication, &timelines, &system) {
             Err(Error::Lost { lost: Lost::Gap { .. }, .. }) => {
                 // A broker that died right behind a commit shows it only when its transaction was completed, which the
                 // fence waits for. Nobody has the slot, so nobody is fenced who should not be.
                 drop(self.fence()?);
-                self.decide(&mut replication, &timelines, &source_system)
+                self.decide(&mut replication, &timelines, &system)
             }
             decided => decided,
         };
@@ -173,14 +178,31 @@ impl Plan<'_> {
             .map_err(|error| Error::Unexpected(format!("the newest record of topic `{topic}` is no progress: {error}")))
     }
 
-    fn decide(&self, replication: &mut Connection, timelines: &Timelines, system: &str) -> Result<Start, Error> {
+    /// Returns the slot if there is one. One that is not for us to use is refused: going on behind it would drop it.
+    fn our_slot(&self, replication: &mut Connection, system: &SystemIdentity) -> Result<Option<SlotState>, Error> {
+        let slot = replication.slot(&self.source.slot, self.settings.answer_timeout)?;
+        match slot.as_ref().and_then(|slot| Foreign::of(slot, system.database.as_deref())) {
+            Some(foreign) => {
+                let (slot, server, remedy) = (&self.source.slot, replication.address(), Foreign::REMEDY);
+                Err(Error::Setup(format!("slot `{slot}` on {server} belongs to another use: {foreign}; {remedy}")))
+            }
+            None => Ok(slot),
+        }
+    }
+
+    fn decide(
+        &self,
+        replication: &mut Connection,
+        timelines: &Timelines,
+        system: &SystemIdentity,
+    ) -> Result<Start, Error> {
         // The slot before the progress: what it was told is durable stands in the topics then. The other way round, another
         // capture that works and dies in between would look like a gap.
-        let slot = replication.slot(&self.source.slot, self.settings.answer_timeout)?;
+        let slot = self.our_slot(replication, system)?;
         if let Some(pid) = slot.as_ref().and_then(|slot| slot.active_pid) {
             return Err(Error::SlotBusy { slot: self.source.slot.clone(), pid });
         }
-        let state = SlotState::of(slot.as_ref(), timelines);
+        let state = Place::of(slot.as_ref(), timelines);
         let progress = self.read_progress()?;
         if progress.is_none()
             && let Some(topic) = self.topic_with_events()?
@@ -192,7 +214,9 @@ impl Plan<'_> {
             return self.decide(replication, timelines, system);
         }
         let address = replication.address().to_owned();
-        let from = Serving { slot: &self.source.slot, server: &address, system, timeline: timelines.current() };
+        let identifier = system.system_identifier.to_string();
+        let from =
+            Serving { slot: &self.source.slot, server: &address, system: &identifier, timeline: timelines.current() };
         decide_start(from, &self.topics.progress(), state, progress).map_err(|lost| self.refused(lost))
     }
 

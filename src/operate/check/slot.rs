@@ -1,10 +1,11 @@
 //! The replication slot, and whether it goes on from what the topics hold.
 
-use highwater_postgres::replication::{SlotKind, SlotState, WalStatus};
+use highwater_postgres::replication::{SlotState, WalStatus};
 use highwater_postgres::{Lsn, quote};
 
 use super::report::Report;
 use super::server::ServerFacts;
+use crate::capture::foreign::Foreign;
 use crate::capture::progress::Progress;
 use crate::capture::start::{Invalidation, Lost};
 use crate::capture::{Beginning, OnLostSlot};
@@ -29,14 +30,8 @@ pub(super) fn judge(
 ) {
     let subject = format!("slot {}", source.slot);
     if let Some(slot) = &beginning.slot {
-        let here = slot.database == beginning.system.database;
-        if slot.kind != SlotKind::Logical || slot.plugin.as_deref() != Some("pgoutput") || !here || slot.temporary {
-            let text = format!(
-                "belongs to another use (plugin {:?}, database {:?})",
-                slot.plugin.as_deref().unwrap_or("none"),
-                slot.database.as_deref().unwrap_or("none")
-            );
-            return report.fail(subject, text, "set source.slot to a name that no slot has");
+        if let Some(foreign) = Foreign::of(slot, beginning.system.database.as_deref()) {
+            return report.fail(subject, format!("belongs to another use: {foreign}"), Foreign::REMEDY);
         }
     }
     let topic = topics.progress();
@@ -141,7 +136,7 @@ fn judge_standing(source: &Source, slot: &SlotState, end: Lsn, server: &ServerFa
 
 #[cfg(test)]
 mod tests {
-    use highwater_postgres::replication::{SystemIdentity, Timelines};
+    use highwater_postgres::replication::{SlotKind, SystemIdentity, Timelines};
 
     use super::*;
     use crate::operate::check::Grade;
@@ -231,11 +226,19 @@ mod tests {
                 at(70 * MB),
                 &good,
                 Grade::Fail,
-                "another use",
-                "source.slot",
+                "another use: its output plugin is wal2json",
+                "[source] slot",
             ),
-            (with(|s| s.database = Some("other".into())), None, &good, Grade::Fail, "another use", "source.slot"),
-            (with(|s| s.temporary = true), None, &good, Grade::Fail, "another use", "source.slot"),
+            (with(|s| s.database = Some("other".into())), None, &good, Grade::Fail, "another use", "[source] slot"),
+            (
+                with(|s| (s.kind, s.plugin, s.database) = (SlotKind::Physical, None, None)),
+                at(70 * MB),
+                &good,
+                Grade::Fail,
+                "physical",
+                "[source] slot",
+            ),
+            (with(|s| s.temporary = true), None, &good, Grade::Fail, "another use", "[source] slot"),
             (with(|s| s.active_pid = Some(7)), at(70 * MB), &good, Grade::Warn, "server process 7", "stop the other"),
             (
                 with(|s| s.wal_status = Some(WalStatus::Unreserved)),
