@@ -314,7 +314,7 @@ impl Consumer {
     ///
     /// # Errors
     ///
-    /// [`Error::Unreachable`] when no broker answers within `timeout`.
+    /// [`Error::Unreachable`] when no broker answers within `timeout`, [`Error::Refused`] where the client's user may not know.
     pub async fn partitions(&self, topic: &str, timeout: Duration) -> Result<Option<i32>, Error> {
         let name = topic.to_owned();
         let metadata = self
@@ -327,7 +327,11 @@ impl Consumer {
                 }
                 other => other,
             })?;
-        let found = metadata.topics().iter().find(|t| t.name() == topic && t.error().is_none());
+        let found = metadata.topics().iter().find(|t| t.name() == topic);
+        if let Some(code) = found.and_then(|t| t.error()).map(RDKafkaErrorCode::from).filter(|code| is_refusal(*code)) {
+            return Err(Error::Refused { what: format!("describe topic {topic}"), reason: code.to_string() });
+        }
+        let found = found.filter(|t| t.error().is_none());
         Ok(found.and_then(|t| i32::try_from(t.partitions().len()).ok()).filter(|&count| count > 0))
     }
 

@@ -71,6 +71,9 @@ async fn topics(config: &Config, connection: &Connection, status: &mut Status) -
     let consumer = Consumer::new(connection, ConsumerSettings::new("highwater.status", Isolation::ReadUncommitted))?;
     let mut ends = Ends::new();
     for spec in config.topics.specs() {
+        if let Some(why) = cluster.unavailable.get(&spec.name) {
+            status.errors.push(format!("topics: {} {why}", spec.name));
+        }
         let Some(&partitions) = cluster.topics.get(&spec.name) else { continue };
         let mut offsets = 0;
         for partition in 0..partitions {
