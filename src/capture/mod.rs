@@ -49,6 +49,7 @@ use tracing::{info, warn};
 
 pub use check::{Beginning, MappingCheck, check_mapping, look_at_beginning};
 pub use error::Error;
+pub use held::Held;
 pub use request::Request;
 pub(crate) use session::TRANSACTION_TIMEOUT;
 pub use settings::{OnLostSlot, Settings};

@@ -74,7 +74,7 @@ async fn a_slot_of_another_use_is_refused_and_never_dropped() {
 }
 
 /// Deletes a topic of a shop whose pipeline does not run.
-async fn delete_topic(shop: &Shop, suffix: &str) {
+pub(crate) async fn delete_topic(shop: &Shop, suffix: &str) {
     const ANSWER: Duration = Duration::from_secs(30);
     let variables = &shop.endpoints.variables;
     let connection = Connection::new(&variables["HIGHWATER_TOPICS_BROKERS"], "test");

@@ -6,6 +6,7 @@ mod audit;
 mod cache;
 mod check;
 mod check_held;
+mod check_topics;
 mod compaction;
 mod dead_letters;
 mod delivery;

@@ -7,6 +7,7 @@ mod audit;
 mod brokers;
 mod cache;
 mod clock;
+mod held;
 mod ports;
 mod publication;
 mod report;
@@ -25,7 +26,7 @@ use crate::roles::{Config, Role};
 /// Checks what the roles need.
 pub async fn check(config: &Config, roles: &[Role]) -> Report {
     let mut report = Report::default();
-    let published = topics::check(config, &mut report).await;
+    let published = topics::check(config, roles.contains(&Role::Capture), &mut report).await;
     if roles.contains(&Role::Capture) {
         source::check(config, &published, &mut report).await;
     }

@@ -65,7 +65,7 @@ pub(super) fn judge(
 }
 
 /// Returns the way to begin anew, with its commands.
-fn anew(lost: &Lost, source: &Source, topics: &Topics, has_slot: bool) -> String {
+pub(super) fn anew(lost: &Lost, source: &Source, topics: &Topics, has_slot: bool) -> String {
     let drop = format!("SELECT pg_drop_replication_slot({}); ", quote::literal(&source.slot));
     format!(
         "{}: kafka-topics.sh --bootstrap-server {} --delete --topic '{}\\..*'; {}DELETE FROM highwater.audit_progress; \
