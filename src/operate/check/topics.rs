@@ -27,7 +27,7 @@ pub(super) async fn check(config: &Config, captures: bool, report: &mut Report) 
 
 fn remedy(error: &Error) -> &'static str {
     match error {
-        Error::Setting { .. } => "correct topics.client",
+        Error::Setting { .. } => "correct [topics] client",
         Error::Refused { .. } => {
             "grant the client's user what it was refused: see kafka-acls.sh, topics.client and HIGHWATER_TOPICS_PASSWORD"
         }
