@@ -111,7 +111,9 @@ impl Topics {
             ]
         };
         let kept = |retention: &str| {
-            vec![("cleanup.policy".to_owned(), "delete".to_owned()), ("retention.ms".to_owned(), retention.to_owned())]
+            // By time alone: a broker's own limit in bytes would take records earlier.
+            let settings = [("cleanup.policy", "delete"), ("retention.ms", retention), ("retention.bytes", "-1")];
+            settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
         };
         let states = self.states().into_iter().map(|name| self.spec(name, self.partitions, compacted()));
         let singles = [
@@ -145,4 +147,24 @@ fn brokers(section: &mut Section<'_>) -> String {
         }
     }
     brokers.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Document;
+
+    #[test]
+    fn what_is_kept_for_a_time_or_for_ever_is_not_taken_by_its_size() {
+        let document = Document::parse("test.toml", "", std::collections::BTreeMap::new());
+        let topics = Topics::read(&mut document.section("topics"), "catalog");
+        let week = WEEK_MS.to_string();
+        for (name, retention) in [(topics.history(), week.as_str()), (topics.dead_letters(), "-1")] {
+            let spec = topics.specs().into_iter().find(|spec| spec.name == name).expect("a topic");
+            for expected in [("retention.ms", retention), ("retention.bytes", "-1")] {
+                let found = spec.settings.iter().any(|(name, value)| (name.as_str(), value.as_str()) == expected);
+                assert!(found, "{name} without {expected:?}: {:?}", spec.settings);
+            }
+        }
+    }
 }
