@@ -13,6 +13,7 @@ mod delivery;
 mod endurance;
 mod faults;
 mod kills;
+mod letters_of_capture;
 mod metrics;
 mod pipeline;
 mod process;
