@@ -6,7 +6,7 @@ use highwater_demo::endpoints::Endpoints;
 
 use crate::process::highwater;
 use crate::shop::{Shop, eventually};
-use crate::stack::{SHOPS, Variables};
+use crate::stack::{SHOPS, Variables, root};
 
 /// What `check` said: exit code and lines.
 #[derive(Debug)]
@@ -182,6 +182,17 @@ async fn a_partitioned_table_is_captured_by_its_root_after_the_shown_commands() 
     mend_all(&shop, said).await;
     let identity = shop.value("SELECT relreplident FROM pg_class WHERE relname = 'prices_0'").await;
     assert_eq!(identity, "f", "each partition's own identity decides");
+
+    // By its own name, a partition is one that no change is of.
+    shop.admin.batch_execute("GRANT SELECT ON prices_0 TO highwater_capture").await.expect("granted");
+    let config = std::fs::read_to_string(root().join("config.toml")).expect("the configuration");
+    let by_partition = SHOPS.path().join("by_partition.toml");
+    let mapped = config.replace("table = \"prices\"", "table = \"prices_0\"");
+    std::fs::write(&by_partition, mapped).expect("a configuration");
+    let mut variables = shop.endpoints.variables.clone();
+    variables.insert("HIGHWATER_CONFIG".to_owned(), by_partition.to_string_lossy().into_owned());
+    let said = check(&variables, &["capture"]);
+    assert!(said.finds(&["FAIL", "table prices_0", "come under the name of prices"]), "{}", said.text);
     shop.close().await;
 }
 
