@@ -47,7 +47,7 @@ use metrics::counter;
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
-pub use check::{Beginning, MappingCheck, check_mapping, look_at_beginning};
+pub use check::{Beginning, MappingCheck, check_mapping, look_at_beginning, spill_room};
 pub use error::Error;
 pub use held::Held;
 pub use request::Request;

@@ -161,8 +161,7 @@ impl Plan<'_> {
         if !self.streaming {
             return Ok(None);
         }
-        let by_name = || std::env::temp_dir().join(format!("highwater-{}", self.source.name));
-        let folder = self.settings.spill_folder.clone().unwrap_or_else(by_name);
+        let folder = self.settings.spill_folder_of(&self.source.name);
         Ok(Some(Spill::open(&folder, Limits::with_disk(self.settings.spill_bytes))?))
     }
 

@@ -148,7 +148,8 @@ async fn mend_all(shop: &Shop, mut said: Said) {
 async fn a_role_without_replication_or_login_is_named_with_the_alter_role_that_mends_it() {
     let shop = Shop::open("check_role", 10).await;
     let (admin, variables) = (&shop.admin, &shop.endpoints.variables);
-    let refused: [(&str, &[&str]); 2] = [
+    let refused: [(&str, &[&str]); 3] = [
+        ("ALTER ROLE highwater_capture CONNECTION LIMIT 4", &["FAIL", "connections", "has 4 places", "needs 5"]),
         ("ALTER ROLE highwater_capture NOREPLICATION", &["FAIL", "role", "may not replicate"]),
         ("ALTER ROLE highwater_capture NOLOGIN", &["FAIL", "source.database", "not permitted to log in"]),
     ];
@@ -159,7 +160,10 @@ async fn a_role_without_replication_or_login_is_named_with_the_alter_role_that_m
         let sql = remedy.trim_start_matches("as a superuser: ");
         let mended = admin.batch_execute(sql).await;
         // Other tests use the role.
-        admin.batch_execute("ALTER ROLE highwater_capture LOGIN REPLICATION").await.expect("as before");
+        admin
+            .batch_execute("ALTER ROLE highwater_capture LOGIN REPLICATION CONNECTION LIMIT -1")
+            .await
+            .expect("as before");
         mended.unwrap_or_else(|error| panic!("{sql}: {error}"));
         assert_eq!(said.code, Some(1), "{}", said.text);
     }

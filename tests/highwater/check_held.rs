@@ -1,4 +1,4 @@
-//! `highwater check` and `status` while others hold what they ask for: both end, and say who does.
+//! `highwater check` and `status` where others hold what they ask for, or capture's place on disk: both end, and say so.
 
 use std::time::{Duration, Instant};
 
@@ -7,6 +7,7 @@ use highwater_demo::endpoints::Endpoints;
 use crate::check::{Said, check};
 use crate::process::highwater;
 use crate::shop::Shop;
+use crate::stack::SHOPS;
 
 /// What a command may take at most: its deadlines for locks, and a slow machine.
 const IN_TIME: Duration = Duration::from_secs(40);
@@ -43,5 +44,29 @@ async fn a_table_that_another_transaction_holds_makes_check_and_status_say_so_an
 
     shop.admin.batch_execute(&end).await.expect("the shown command");
     assert!(!check(&shop.endpoints.variables, &["capture"]).finds(&["lock timeout"]));
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spill_folder_that_capture_could_not_use_is_a_warning_and_is_not_made() {
+    let shop = Shop::open("check_spill", 10).await;
+    let mut variables = shop.endpoints.variables.clone();
+    let below_a_file = SHOPS.path().join("env/spill").to_string_lossy().into_owned();
+    variables.insert("HIGHWATER_CAPTURE_SPILL_FOLDER".to_owned(), below_a_file);
+    let said = check(&variables, &["capture"]);
+    let remedy = said.remedy(&["warn", "capture.spill_folder", "without streaming"]);
+    assert!(remedy.contains("[capture] spill_folder") && said.code == Some(0), "{}", said.text);
+
+    let new = SHOPS.path().join("not-yet-made");
+    variables.insert("HIGHWATER_CAPTURE_SPILL_FOLDER".to_owned(), new.to_string_lossy().into_owned());
+    let said = check(&variables, &["capture"]);
+    assert!(said.finds(&["ok", "capture.spill_folder", "MiB are free"]) && !new.exists(), "{}", said.text);
+    variables.insert("HIGHWATER_CAPTURE_SPILL_MIB".to_owned(), "16777216".to_owned());
+    let said = check(&variables, &["capture"]);
+    assert!(
+        said.remedy(&["warn", "capture.spill_folder", "left on its disk"]).contains("spill_mib = "),
+        "{}",
+        said.text
+    );
     shop.close().await;
 }

@@ -7,6 +7,7 @@ mod audit;
 mod brokers;
 mod cache;
 mod clock;
+mod connections;
 mod held;
 mod ports;
 mod publication;
@@ -14,9 +15,11 @@ mod report;
 mod server;
 mod slot;
 mod source;
+mod spill;
 mod standby;
 mod tables;
 mod topics;
+mod transactions;
 mod unreachable;
 
 pub use report::{Finding, Grade, Report};
@@ -29,6 +32,7 @@ pub async fn check(config: &Config, roles: &[Role]) -> Report {
     let published = topics::check(config, roles.contains(&Role::Capture), &mut report).await;
     if roles.contains(&Role::Capture) {
         source::check(config, &published, &mut report).await;
+        spill::check(config, &mut report);
     }
     if roles.contains(&Role::Cache) {
         cache::check(config, &mut report).await;

@@ -10,7 +10,7 @@ use super::server::ServerFacts;
 use super::slot::Published;
 use super::tables::{Judge, TableFacts};
 use super::unreachable::{connect, failed, remedy};
-use super::{clock, publication, server, slot, standby, tables};
+use super::{clock, connections, publication, server, slot, standby, tables, transactions};
 use crate::capture::{self, MappingCheck};
 use crate::config::Server;
 use crate::operate::database::{ANSWER, within};
@@ -40,6 +40,9 @@ async fn look(client: &Client, config: &Config, published: &Published, report: &
         let senders = 1 + i64::from(source.standby.is_some());
         server::judge_room(log, has_slot, senders, report);
     }
+    let needed = i64::try_from(config.capture.connections()).unwrap_or(i64::MAX);
+    connections::look(client, needed, report).await?;
+    transactions::look(client, report).await?;
     // What cannot be told of the tables leaves the slot to be judged.
     if let Err(error) = look_at_tables(client, config, &server, report).await {
         failed("source.database", &source.database, client, &error, report).await;
