@@ -50,6 +50,7 @@ impl Section<'_> {
 /// Whether a property's value may be a secret. An address of where to fetch one is none.
 fn is_secret(name: &str) -> bool {
     let name = name.to_lowercase();
+    let last = name.rsplit('.').next().unwrap_or_default();
     let words = ["password", "passphrase", "secret", "jaas", "token"];
-    name.ends_with(".pem") || (words.iter().any(|word| name.contains(word)) && !name.ends_with(".url"))
+    last == "pem" || (words.iter().any(|word| name.contains(word)) && last != "url")
 }

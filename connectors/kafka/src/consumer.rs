@@ -11,6 +11,7 @@ use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use tokio::sync::Notify;
 
@@ -328,7 +329,8 @@ impl Consumer {
                 other => other,
             })?;
         let found = metadata.topics().iter().find(|t| t.name() == topic);
-        if let Some(code) = found.and_then(|t| t.error()).map(RDKafkaErrorCode::from).filter(|code| is_refusal(*code)) {
+        let code = found.and_then(MetadataTopic::error).map(RDKafkaErrorCode::from);
+        if let Some(code) = code.filter(|code| is_refusal(*code)) {
             return Err(Error::Refused { what: format!("describe topic {topic}"), reason: code.to_string() });
         }
         let found = found.filter(|t| t.error().is_none());

@@ -25,13 +25,11 @@ pub(super) async fn lost(
     }
     let count = |name: &str| cluster.topics.get(name).copied().unwrap_or(0);
     let held = Held::new(topics, connection.clone(), ANSWER, count);
-    match progress {
-        Some(progress) => Ok(held.compare(progress).await?.1),
-        None => {
-            let events = held.topic_with_events().await?;
-            Ok(events.map(|topic| Lost::Progress { topic, progress: topics.progress() }))
-        }
+    if let Some(progress) = progress {
+        return Ok(held.compare(progress).await?.1);
     }
+    let events = held.topic_with_events().await?;
+    Ok(events.map(|topic| Lost::Progress { topic, progress: topics.progress() }))
 }
 
 /// Judges what is lost.

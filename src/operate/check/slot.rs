@@ -29,10 +29,9 @@ pub(super) fn judge(
     report: &mut Report,
 ) {
     let subject = format!("slot {}", source.slot);
-    if let Some(slot) = &beginning.slot {
-        if let Some(foreign) = Foreign::of(slot, beginning.system.database.as_deref()) {
-            return report.fail(subject, format!("belongs to another use: {foreign}"), Foreign::REMEDY);
-        }
+    let of_slot = |slot| Foreign::of(slot, beginning.system.database.as_deref());
+    if let Some(foreign) = beginning.slot.as_ref().and_then(of_slot) {
+        return report.fail(subject, format!("belongs to another use: {foreign}"), Foreign::REMEDY);
     }
     let topic = topics.progress();
     let decided = published.as_ref().map(|progress| beginning.decide(source, &topic, progress.clone()));

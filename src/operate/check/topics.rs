@@ -71,7 +71,9 @@ async fn look(config: &Config, captures: bool, report: &mut Report) -> Result<Pu
         published = newest(&connection, &progress, false, report).await?;
         lost = lost.filter(|_| published == Some(None));
     }
-    lost.iter().for_each(|lost| held::judge(config, lost, report));
+    if let Some(lost) = &lost {
+        held::judge(config, lost, report);
+    }
     let without_progress = matches!(lost, Some(Lost::Progress { .. }));
     let mut new = held::never_written(config, missing, &published);
     new.retain(|name| !without_progress || *name != progress);

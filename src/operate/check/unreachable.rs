@@ -26,16 +26,12 @@ pub(super) async fn connect(setting: &str, server: &Server, report: &mut Report)
 /// Reports a question that failed: what the server waited for, where that was a lock, and what mends it.
 pub(super) async fn failed(setting: &str, server: &Server, client: &Client, error: &Error, report: &mut Report) {
     let told = crate::running::told(error);
-    match database::holders(client, error).await {
-        Some(holders) => {
-            let text = format!("{server} did not answer: {told}{}", database::waited_for(&holders));
-            report.fail(setting, text, database::end_of(&holders));
-        }
-        None => {
-            let text = format!("{server} answered with an error: {told}");
-            report.fail(setting, text, remedy(setting, server, error));
-        }
+    if let Some(holders) = database::holders(client, error).await {
+        let text = format!("{server} did not answer: {told}{}", database::waited_for(&holders));
+        return report.fail(setting, text, database::end_of(&holders));
     }
+    let text = format!("{server} answered with an error: {told}");
+    report.fail(setting, text, remedy(setting, server, error));
 }
 
 /// Returns what mends a connection or a question that failed.
