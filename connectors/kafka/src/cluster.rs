@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::metadata::{Metadata, MetadataTopic};
 
+use crate::error::{Error, is_refusal};
+
 /// What answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cluster {
@@ -65,6 +67,18 @@ pub(crate) fn describe(metadata: &Metadata) -> Cluster {
         }
     }
     cluster
+}
+
+/// Returns how many partitions a topic has; none where it does not exist, or is only being made.
+pub(crate) fn partitions_of(metadata: &Metadata, topic: &str) -> Result<Option<i32>, Error> {
+    let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
+    match found.error().map(RDKafkaErrorCode::from) {
+        Some(code) if is_refusal(code) => {
+            Err(Error::Refused { what: format!("describe topic {topic}"), reason: code.to_string() })
+        }
+        Some(_) => Ok(None),
+        None => Ok(i32::try_from(found.partitions().len()).ok().filter(|&count| count > 0)),
+    }
 }
 
 fn copies(topic: &MetadataTopic) -> Option<Copies> {

@@ -11,10 +11,10 @@ use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::metadata::MetadataTopic;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use tokio::sync::Notify;
 
+use crate::cluster::partitions_of;
 use crate::connection::{Connection, Events};
 use crate::error::{Error, is_refusal};
 use crate::probe::Probe;
@@ -328,13 +328,7 @@ impl Consumer {
                 }
                 other => other,
             })?;
-        let found = metadata.topics().iter().find(|t| t.name() == topic);
-        let code = found.and_then(MetadataTopic::error).map(RDKafkaErrorCode::from);
-        if let Some(code) = code.filter(|code| is_refusal(*code)) {
-            return Err(Error::Refused { what: format!("describe topic {topic}"), reason: code.to_string() });
-        }
-        let found = found.filter(|t| t.error().is_none());
-        Ok(found.and_then(|t| i32::try_from(t.partitions().len()).ok()).filter(|&count| count > 0))
+        partitions_of(&metadata, topic)
     }
 
     /// Returns what asks for watermarks from another task, while this reader goes on.

@@ -21,10 +21,9 @@ fn judge(folder: &str, wanted: u64, free: Result<u64, SpillError>, report: &mut 
         Ok(free) if free < wanted => {
             let (free, wanted) = (free / MIB, wanted / MIB);
             let text = format!("{folder} has {free} MiB left on its disk, and spill_mib = {wanted}");
-            let remedy = format!(
-                "set [capture] spill_mib = {} or less, or name a folder on a larger disk as spill_folder",
-                (free / 2).max(1)
-            );
+            let less =
+                if free > 1 { format!("set [capture] spill_mib = {} or less, or ", free / 2) } else { String::new() };
+            let remedy = format!("{less}name a folder on a larger disk as [capture] spill_folder");
             report.warn(SUBJECT, text, remedy);
         }
         Ok(free) => report.ok(SUBJECT, format!("{folder} takes large transactions, {} MiB are free", free / MIB)),
