@@ -59,7 +59,11 @@ pub(super) fn judge(
     match (&beginning.slot, published) {
         (Some(slot), _) => judge_standing(source, slot, beginning.system.flushed, server, report),
         (None, Some(_)) => report.ok(subject, "will be made at the start"),
-        (None, None) => report.warn(subject, "is missing; whether that is a loss only Kafka can tell", "start Kafka"),
+        (None, None) => report.warn(
+            subject,
+            "is missing; whether that is a loss only Kafka can tell",
+            "start Kafka, or mend what is said of it here",
+        ),
     }
 }
 
@@ -194,7 +198,7 @@ mod tests {
         let cases = [
             (Some(slot()), at(70 * MB), &good, Grade::Ok, "keeps 40 MB of WAL, without a limit", ""),
             (None, Some(None), &good, Grade::Ok, "will be made", ""),
-            (None, None, &good, Grade::Warn, "only Kafka can tell", "start Kafka"),
+            (None, None, &good, Grade::Warn, "only Kafka can tell", "start Kafka, or mend what is said of it here"),
             (None, at(70 * MB), &good, Grade::Fail, "is missing on", "--delete --topic 'catalog\\..*'; DELETE FROM"),
             (
                 with(|s| s.wal_status = Some(WalStatus::Lost)),
