@@ -29,8 +29,8 @@ pub struct Topics {
     pub compaction_lag: Duration,
     /// How long history keeps changes.
     pub history_retention: Duration,
-    /// More properties of the Kafka client, `name=value`: TLS and SASL for example.
-    pub client: Vec<(String, String)>,
+    /// More properties of the Kafka client, TLS and SASL for example; some may be secrets.
+    pub client: Vec<(String, Secret)>,
     /// `sasl.password`.
     pub password: Option<Secret>,
 }
@@ -45,7 +45,7 @@ impl Topics {
             replication_factor: section.number("replication_factor", 1, 1..=100),
             compaction_lag: section.millis("compaction_lag_ms", WEEK_MS, 60_000..=WEEK_MS * 520),
             history_retention: section.millis("history_retention_ms", WEEK_MS, 60_000..=WEEK_MS * 520),
-            client: client(section),
+            client: section.client_properties("client"),
             password: section.password(),
         }
     }
@@ -54,7 +54,8 @@ impl Topics {
     #[must_use]
     pub fn connection(&self, client_id: &str) -> Connection {
         let connection = Connection::new(&self.brokers, client_id);
-        let connection = self.client.iter().fold(connection, |connection, (name, value)| connection.with(name, value));
+        let with = |connection: Connection, (name, value): &(String, Secret)| connection.with(name, value.expose());
+        let connection = self.client.iter().fold(connection, with);
         match &self.password {
             Some(password) => connection.with("sasl.password", password.expose()),
             None => connection,
@@ -110,7 +111,9 @@ impl Topics {
             ]
         };
         let kept = |retention: &str| {
-            vec![("cleanup.policy".to_owned(), "delete".to_owned()), ("retention.ms".to_owned(), retention.to_owned())]
+            // By time alone: a broker's own limit in bytes would take records earlier.
+            let settings = [("cleanup.policy", "delete"), ("retention.ms", retention), ("retention.bytes", "-1")];
+            settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
         };
         let states = self.states().into_iter().map(|name| self.spec(name, self.partitions, compacted()));
         let singles = [
@@ -146,21 +149,22 @@ fn brokers(section: &mut Section<'_>) -> String {
     brokers.join(",")
 }
 
-/// Reads more properties of the client; a password among them would be shown by whoever shows settings.
-fn client(section: &mut Section<'_>) -> Vec<(String, String)> {
-    let mut pairs = Vec::new();
-    for item in section.list("client", &[]) {
-        match item.split_once('=') {
-            Some((name, _)) if name.contains("password") => {
-                section.error(
-                    "client",
-                    format!("`{}` is a secret: set HIGHWATER_TOPICS_PASSWORD or password_file", name.trim()),
-                );
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Document;
+
+    #[test]
+    fn what_is_kept_for_a_time_or_for_ever_is_not_taken_by_its_size() {
+        let document = Document::parse("test.toml", "", std::collections::BTreeMap::new());
+        let topics = Topics::read(&mut document.section("topics"), "catalog");
+        let week = WEEK_MS.to_string();
+        for (name, retention) in [(topics.history(), week.as_str()), (topics.dead_letters(), "-1")] {
+            let spec = topics.specs().into_iter().find(|spec| spec.name == name).expect("a topic");
+            for expected in [("retention.ms", retention), ("retention.bytes", "-1")] {
+                let found = spec.settings.iter().any(|(name, value)| (name.as_str(), value.as_str()) == expected);
+                assert!(found, "{name} without {expected:?}: {:?}", spec.settings);
             }
-            Some((name, value)) => pairs.push((name.trim().to_owned(), value.trim().to_owned())),
-            None => section
-                .error("client", format!("found {item:?}; expected \"name=value\", such as \"security.protocol=ssl\"")),
         }
     }
-    pairs
 }

@@ -7,6 +7,8 @@ use highwater_postgres::{Connection, Error, Session};
 
 use super::feeds::Feeds;
 use super::progress::Progress;
+use super::settings::Settings;
+use super::spill::{SpillError, room_in};
 use super::start::{Lost, Serving, SlotState as Place, Start, decide_start};
 use super::tables::{describe_named, describe_published};
 use crate::config::Source;
@@ -26,7 +28,8 @@ pub struct MappingCheck {
 /// # Errors
 /// What the database says; what is wrong with the mapping is the value.
 pub fn check_mapping(source: &Source, timeout: Duration) -> Result<MappingCheck, Error> {
-    let config = source.database.postgres("highwater check")?.with_connect_timeout(timeout);
+    let config =
+        source.database.postgres("highwater check")?.with_connect_timeout(timeout).with_statement_timeout(timeout);
     let mut primary = Connection::connect(&config, Session::Ordinary)?;
     let names: Vec<&str> = source.map.iter().map(|entry| entry.table.value.as_str()).collect();
     let tables = describe_named(&mut primary, &names, timeout)?;
@@ -35,6 +38,14 @@ pub fn check_mapping(source: &Source, timeout: Duration) -> Result<MappingCheck,
     let mut cut_off = Feeds::check(&source.map, published).err().unwrap_or_default();
     cut_off.retain(|error| wrong.iter().all(|known| known.place != error.place));
     Ok(MappingCheck { wrong, cut_off })
+}
+
+/// Returns the bytes that are free for streamed transactions of a source, which `settings` keep in a folder.
+///
+/// # Errors
+/// The folder cannot be used.
+pub fn spill_room(settings: &Settings, source: &str) -> Result<u64, SpillError> {
+    room_in(&settings.spill_folder_of(source))
 }
 
 /// Where capture would begin, as the server tells it.
@@ -53,7 +64,8 @@ pub struct Beginning {
 /// # Errors
 /// What the database says.
 pub fn look_at_beginning(source: &Source, timeout: Duration) -> Result<Beginning, Error> {
-    let config = source.log().postgres("highwater check")?.with_connect_timeout(timeout);
+    let config =
+        source.log().postgres("highwater check")?.with_connect_timeout(timeout).with_statement_timeout(timeout);
     let mut replication = Connection::connect(&config, Session::Replication)?;
     let slot = replication.slot(&source.slot, timeout)?;
     let system = replication.identify_system(timeout)?;

@@ -1,32 +1,53 @@
 //! What the topics hold, against what the progress says of them: somebody may have deleted a topic, and Kafka may have lost records.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use highwater_kafka::{Consumer, ConsumerSettings, Isolation, last_record};
+use highwater_kafka::{Connection, Consumer, ConsumerSettings, Error as Kafka, Isolation, last_record};
+use tokio::time::Instant;
 
 use super::error::Error;
 use super::progress::{Ends, Progress, Shorter};
 use super::session::Plan;
 use super::start::Lost;
 use crate::events::draft::Topic;
+use crate::topics::Topics;
 
 /// How long a partition must look too short: a new leader may not know its end at once (KIP-207).
 const BELIEVED_AFTER: Duration = Duration::from_secs(2);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-impl Plan<'_> {
-    /// Notes in the progress where each partition ends. Returns one that ends before what was committed to it.
-    pub(super) fn compare_with_topics(&self, progress: &mut Progress) -> Result<Option<Lost>, Error> {
+/// The partitions that events go to, as they are now.
+pub struct Held<'a> {
+    topics: &'a Topics,
+    connection: Connection,
+    partitions: Vec<(Topic, i32)>,
+    timeout: Duration,
+}
+
+impl<'a> Held<'a> {
+    /// Names the partitions; `count` says how many a topic of this name has, 0 where it is missing.
+    #[must_use]
+    pub fn new(topics: &'a Topics, connection: Connection, timeout: Duration, count: impl Fn(&str) -> i32) -> Self {
+        let of_topic = |topic: Topic| (0..count(&topics.name(topic.suffix()))).map(move |at| (topic, at));
+        let partitions = Topic::ALL.into_iter().flat_map(of_topic).collect();
+        Self { topics, connection, partitions, timeout }
+    }
+
+    /// Compares with the progress, which was read before. Returns where each partition ends, and one that ends before what was
+    /// committed to it.
+    ///
+    /// # Errors
+    /// What Kafka says.
+    pub async fn compare(&self, progress: &Progress) -> Result<(Ends, Option<Lost>), Kafka> {
         let deadline = Instant::now() + BELIEVED_AFTER;
         loop {
-            let ends = self.ends()?;
+            let ends = self.ends().await?;
             let shorter = progress.shorter(&ends);
             if shorter.is_none() || Instant::now() >= deadline {
-                progress.ends = ends;
-                return Ok(shorter.map(|shorter| self.lost_records(shorter)));
+                return Ok((ends, shorter.map(|shorter| self.lost_records(shorter))));
             }
-            std::thread::sleep(LOOK_EVERY);
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
@@ -35,14 +56,16 @@ impl Plan<'_> {
     }
 
     /// Returns a topic that holds events. Bare ends do not tell: what a first session sent and never committed stands there too.
-    pub(super) fn topic_with_events(&self) -> Result<Option<String>, Error> {
-        let connection = self.topics.connection("highwater-capture");
-        let timeout = self.settings.answer_timeout;
-        for (suffix, ends) in self.ends()? {
+    ///
+    /// # Errors
+    /// What Kafka says.
+    pub async fn topic_with_events(&self) -> Result<Option<String>, Kafka> {
+        for (suffix, ends) in self.ends().await? {
             let topic = self.topics.name(&suffix);
             for partition in (0..).zip(&ends).filter_map(|(partition, &end)| (end > 0).then_some(partition)) {
-                let record = last_record(&connection, &topic, partition, Isolation::ReadCommitted, timeout);
-                if self.runtime.block_on(record)?.is_some() {
+                let record =
+                    last_record(&self.connection, &topic, partition, Isolation::ReadCommitted, self.timeout).await?;
+                if record.is_some() {
                     return Ok(Some(topic));
                 }
             }
@@ -50,23 +73,39 @@ impl Plan<'_> {
         Ok(None)
     }
 
-    /// Asks where each partition that events go to ends.
-    fn ends(&self) -> Result<Ends, Error> {
-        let of_topic = |topic| match topic {
-            Topic::State(_) => self.topics.partitions,
-            Topic::History => 1,
-        };
-        let partitions: Vec<(Topic, i32)> =
-            Topic::ALL.into_iter().flat_map(|topic| (0..of_topic(topic)).map(move |at| (topic, at))).collect();
-        let named: Vec<(String, i32)> =
-            partitions.iter().map(|&(topic, partition)| (self.topics.name(topic.suffix()), partition)).collect();
-        let settings = ConsumerSettings::new("highwater.ends", Isolation::ReadUncommitted);
-        let consumer = Consumer::new(&self.topics.connection("highwater-capture"), settings)?;
-        let found = self.runtime.block_on(consumer.ends(&named, self.settings.answer_timeout))?;
+    /// Asks where each partition ends.
+    async fn ends(&self) -> Result<Ends, Kafka> {
         let mut ends = Ends::new();
-        for ((topic, _), end) in partitions.into_iter().zip(found) {
+        if self.partitions.is_empty() {
+            return Ok(ends);
+        }
+        let name = |&(topic, partition): &(Topic, i32)| (self.topics.name(topic.suffix()), partition);
+        let named: Vec<(String, i32)> = self.partitions.iter().map(name).collect();
+        let settings = ConsumerSettings::new("highwater.ends", Isolation::ReadUncommitted);
+        let found = Consumer::new(&self.connection, settings)?.ends(&named, self.timeout).await?;
+        for ((topic, _), end) in self.partitions.iter().zip(found) {
             ends.entry(topic.suffix().to_owned()).or_default().push(end);
         }
         Ok(ends)
+    }
+}
+
+impl Plan<'_> {
+    /// Notes in the progress where each partition ends. Returns one that ends before what was committed to it.
+    pub(super) fn compare_with_topics(&self, progress: &mut Progress) -> Result<Option<Lost>, Error> {
+        let (ends, lost) = self.runtime.block_on(self.held().compare(progress))?;
+        progress.ends = ends;
+        Ok(lost)
+    }
+
+    /// Returns a topic that holds events.
+    pub(super) fn topic_with_events(&self) -> Result<Option<String>, Error> {
+        Ok(self.runtime.block_on(self.held().topic_with_events())?)
+    }
+
+    fn held(&self) -> Held<'_> {
+        let history = self.topics.history();
+        let count = |name: &str| if name == history { 1 } else { self.topics.partitions };
+        Held::new(self.topics, self.topics.connection("highwater-capture"), self.settings.answer_timeout, count)
     }
 }

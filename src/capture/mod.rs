@@ -11,6 +11,7 @@ mod check;
 mod chunks;
 mod error;
 mod feeds;
+pub mod foreign;
 mod gathered;
 mod held;
 mod lag;
@@ -49,8 +50,9 @@ use metrics::counter;
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
-pub use check::{Beginning, MappingCheck, check_mapping, look_at_beginning};
+pub use check::{Beginning, MappingCheck, check_mapping, look_at_beginning, spill_room};
 pub use error::Error;
+pub use held::Held;
 pub use request::Request;
 pub(crate) use session::TRANSACTION_TIMEOUT;
 pub use settings::{OnLostSlot, Settings};

@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use highwater_kafka::{Admin, AlternatingProducer, Isolation, ProducerError, ProducerSettings, last_record};
-use highwater_postgres::replication::{ReplicationStream, StartOptions, Streaming, Timelines};
+use highwater_postgres::replication::{
+    ReplicationStream, SlotState, StartOptions, Streaming, SystemIdentity, Timelines,
+};
 use highwater_postgres::{ConnectConfig, Connection, Lsn, Session as Kind, quote};
 use tokio::runtime::Handle;
 use tracing::{error, info, warn};
@@ -16,13 +18,14 @@ use tracing::{error, info, warn};
 use super::branch::Branch;
 use super::error::Error;
 use super::feeds::{Feeds, through_part};
+use super::foreign::Foreign;
 use super::lost::{read_phantoms_again, restore_records};
 use super::progress::Progress;
 use super::publisher::{Publisher, QUEUE_BYTES, QUEUE_RECORDS};
 use super::settings::Settings;
 use super::snapshot::Snapshot;
 use super::spill::{Limits, Spill};
-use super::start::{Lost, Serving, SlotState, Start, decide_start};
+use super::start::{Lost, Serving, SlotState as Place, Start, decide_start};
 use super::tables::{Described, describe_published};
 use super::through::{Memory, Step};
 use super::work::Work;
@@ -63,32 +66,25 @@ impl Plan<'_> {
     pub(super) fn open(&self) -> Result<Session, Error> {
         let timeout = self.settings.answer_timeout;
         let config = config_of(&self.source.database)?;
-        self.make_topics()?;
         let mut replication = Connection::connect(&config_of(self.source.log())?, Kind::Replication)?;
-        let mut primary = Connection::connect(&config, Kind::Ordinary)?;
-        if primary.in_recovery(timeout)? {
-            let address = primary.address();
-            let refused = format!(
-                "{address} is a standby; point [source] database at the primary, and standby at the one whose log is to be read"
-            );
-            // A server that is just promoted is one for a moment.
-            let may_pass = self.worked || self.source.standby.is_some();
-            return Err(if may_pass { Error::NotOneLog(refused) } else { Error::Setup(refused) });
-        }
+        let system = replication.identify_system(timeout)?;
+        // Before anything is made.
+        self.our_slot(&mut replication, &system)?;
+        self.make_topics()?;
+        let mut primary = self.primary(&config)?;
         let feeds = self.check_mapping(&mut primary)?;
         let spill = self.spill()?;
-        let system = replication.identify_system(timeout)?;
         let timelines = replication.timelines(system.timeline, timeout)?;
         let mut branch = self.branch(&mut replication, &system, timelines.clone(), &mut primary)?;
         let source_system = system.system_identifier.to_string();
 
         // The order matters; see above. Progress is read twice: before, to refuse without harm, and after the fence.
-        let decided = match self.decide(&mut replication, &timelines, &source_system) {
+        let decided = match self.decide(&mut replication, &timelines, &system) {
             Err(Error::Lost { lost: Lost::Gap { .. }, .. }) => {
                 // A broker that died right behind a commit shows it only when its transaction was completed, which the
                 // fence waits for. Nobody has the slot, so nobody is fenced who should not be.
                 drop(self.fence()?);
-                self.decide(&mut replication, &timelines, &source_system)
+                self.decide(&mut replication, &timelines, &system)
             }
             decided => decided,
         };
@@ -130,6 +126,20 @@ impl Plan<'_> {
         Ok(session)
     }
 
+    fn primary(&self, config: &ConnectConfig) -> Result<Connection, Error> {
+        let mut primary = Connection::connect(config, Kind::Ordinary)?;
+        if !primary.in_recovery(self.settings.answer_timeout)? {
+            return Ok(primary);
+        }
+        let refused = format!(
+            "{} is a standby; point [source] database at the primary, and standby at the one whose log is to be read",
+            primary.address()
+        );
+        // A server that is just promoted is one for a moment.
+        let may_pass = self.worked || self.source.standby.is_some();
+        Err(if may_pass { Error::NotOneLog(refused) } else { Error::Setup(refused) })
+    }
+
     fn make_topics(&self) -> Result<(), Error> {
         let admin = Admin::new(&self.topics.connection("highwater-capture"))?;
         let specs = self.topics.specs();
@@ -166,8 +176,7 @@ impl Plan<'_> {
         if !self.streaming {
             return Ok(None);
         }
-        let by_name = || std::env::temp_dir().join(format!("highwater-{}", self.source.name));
-        let folder = self.settings.spill_folder.clone().unwrap_or_else(by_name);
+        let folder = self.settings.spill_folder_of(&self.source.name);
         Ok(Some(Spill::open(&folder, Limits::with_disk(self.settings.spill_bytes))?))
     }
 
@@ -183,14 +192,31 @@ impl Plan<'_> {
             .map_err(|error| Error::Unexpected(format!("the newest record of topic `{topic}` is no progress: {error}")))
     }
 
-    fn decide(&self, replication: &mut Connection, timelines: &Timelines, system: &str) -> Result<Start, Error> {
+    /// Returns the slot if there is one. One that is not for us to use is refused: going on behind it would drop it.
+    fn our_slot(&self, replication: &mut Connection, system: &SystemIdentity) -> Result<Option<SlotState>, Error> {
+        let slot = replication.slot(&self.source.slot, self.settings.answer_timeout)?;
+        match slot.as_ref().and_then(|slot| Foreign::of(slot, system.database.as_deref())) {
+            Some(foreign) => {
+                let (slot, server, remedy) = (&self.source.slot, replication.address(), Foreign::REMEDY);
+                Err(Error::Setup(format!("slot `{slot}` on {server} belongs to another use: {foreign}; {remedy}")))
+            }
+            None => Ok(slot),
+        }
+    }
+
+    fn decide(
+        &self,
+        replication: &mut Connection,
+        timelines: &Timelines,
+        system: &SystemIdentity,
+    ) -> Result<Start, Error> {
         // The slot before the progress: what it was told is durable stands in the topics then. The other way round, another
         // capture that works and dies in between would look like a gap.
-        let slot = replication.slot(&self.source.slot, self.settings.answer_timeout)?;
+        let slot = self.our_slot(replication, system)?;
         if let Some(pid) = slot.as_ref().and_then(|slot| slot.active_pid) {
             return Err(Error::SlotBusy { slot: self.source.slot.clone(), pid });
         }
-        let state = SlotState::of(slot.as_ref(), timelines);
+        let state = Place::of(slot.as_ref(), timelines);
         let progress = self.read_progress()?;
         if progress.is_none()
             && let Some(topic) = self.topic_with_events()?
@@ -202,7 +228,9 @@ impl Plan<'_> {
             return self.decide(replication, timelines, system);
         }
         let address = replication.address().to_owned();
-        let from = Serving { slot: &self.source.slot, server: &address, system, timeline: timelines.current() };
+        let identifier = system.system_identifier.to_string();
+        let from =
+            Serving { slot: &self.source.slot, server: &address, system: &identifier, timeline: timelines.current() };
         decide_start(from, &self.topics.progress(), state, progress).map_err(|lost| self.refused(lost))
     }
 

@@ -53,6 +53,20 @@ pub enum OnLostSlot {
 }
 
 impl Settings {
+    /// Returns where streamed transactions of a source are kept.
+    #[must_use]
+    pub fn spill_folder_of(&self, source: &str) -> PathBuf {
+        let by_name = || std::env::temp_dir().join(format!("highwater-{source}"));
+        self.spill_folder.clone().unwrap_or_else(by_name)
+    }
+
+    /// Returns the ordinary connections to the primary, at most: a session's, that of who measures the slot, and one of each reader
+    /// of a snapshot. The stream has its own, a replication connection.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        2 + self.snapshot_readers
+    }
+
     /// Reads `[capture]`.
     ///
     /// With `visible_first = false` no part of `map` may stand one step away: it is asked of the primary.

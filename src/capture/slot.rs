@@ -48,7 +48,8 @@ impl SlotServers {
     /// A URL that the connector does not know, or what a server says.
     pub async fn connect(source: &Source, application_name: &str, timeout: Duration) -> Result<Self, Error> {
         let connect = async |server: &Server| {
-            client::connect(&server.postgres(application_name)?.with_connect_timeout(timeout)).await
+            let config = server.postgres(application_name)?;
+            client::connect(&config.with_connect_timeout(timeout).with_statement_timeout(timeout)).await
         };
         let standby = match &source.standby {
             Some(standby) => Some(connect(standby).await?),

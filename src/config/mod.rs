@@ -6,6 +6,7 @@
 //!
 //! Each role's settings live in the role's own module, with `fn read(section: &mut Section) -> Self`.
 
+mod client;
 mod document;
 mod map;
 mod place;

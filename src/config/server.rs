@@ -117,19 +117,24 @@ impl Section<'_> {
         if let Some(text) = variable {
             return Some(Secret::new(text.to_owned()));
         }
-        let file = file?;
-        let path = if file.place.line > 0 { self.document().resolve(&file.value) } else { file.value.into() };
+        self.secret_file(PASSWORD_FILE_KEY, &file?)
+    }
+
+    /// Reads the file that `key` names, without the end of its last line.
+    pub(super) fn secret_file(&mut self, key: &str, file: &Placed<String>) -> Option<Secret> {
+        let name = &file.value;
+        let path = if file.place.line > 0 { self.document().resolve(name) } else { name.into() };
         match std::fs::read_to_string(&path) {
             Ok(text) => Some(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned())),
             Err(error) => {
                 let message = format!("cannot read {}: {error}", path.display());
-                self.refuse(file.place, PASSWORD_FILE_KEY, message);
+                self.refuse(file.place.clone(), key, message);
                 None
             }
         }
     }
 
-    fn password_remedy(&self) -> String {
+    pub(super) fn password_remedy(&self) -> String {
         let variable = self.variable_of(PASSWORD_KEY);
         format!("set {variable}, or name a file by {PASSWORD_FILE_KEY}")
     }

@@ -310,3 +310,54 @@ fn a_short_name_is_not_near_to_everything() {
     assert_eq!(nearest("a", ["id", "by"]), None);
     assert_eq!(nearest("a", []), None);
 }
+
+fn read_client(text: &str, variables: &[(&str, &str)]) -> Result<Vec<(String, Secret)>, String> {
+    let document = document(text, variables);
+    let mut section = document.section("topics");
+    let properties = section.client_properties("client");
+    section.finish();
+    document.finish().map(|()| properties).map_err(|errors| errors.to_string())
+}
+
+#[test]
+fn a_client_property_that_may_be_a_secret_comes_from_a_file_and_is_never_shown() {
+    let file = std::env::temp_dir().join(format!("highwater-client-property-{}", std::process::id()));
+    std::fs::write(&file, "hunter2\n").unwrap();
+    let text = format!(
+        "[topics]\nclient = [\"security.protocol = ssl\", \"ssl.key.password=@{}\",\n\"sasl.oauthbearer.token.endpoint.url=https://a/b\"]",
+        file.display()
+    );
+    let read = read_client(&text, &[]);
+    let variable = format!("ssl.keystore.password=@{}", file.display());
+    let overridden = read_client("", &[("HIGHWATER_TOPICS_CLIENT", &variable)]);
+    std::fs::remove_file(&file).unwrap();
+    let read = read.unwrap();
+    assert!(!format!("{read:?}").contains("hunter2"), "{read:?}");
+    let shown: Vec<(&str, &str)> = read.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
+    let url = ("sasl.oauthbearer.token.endpoint.url", "https://a/b");
+    assert_eq!(shown, [("security.protocol", "ssl"), ("ssl.key.password", "hunter2"), url]);
+    assert_eq!(overridden.unwrap()[0].1.expose(), "hunter2");
+    let missing = read_client(&text, &[]).unwrap_err();
+    assert!(missing.contains("test.toml:2") && missing.contains("cannot read"), "{missing}");
+}
+
+#[test]
+fn a_secret_among_the_client_properties_in_clear_is_refused_with_its_line_and_not_repeated() {
+    let refused = [
+        ("sasl.password=hunter2", "HIGHWATER_TOPICS_PASSWORD"),
+        ("sasl.jaas.config=x password='hunter2';", "\"sasl.jaas.config=@/run/secrets/…\""),
+        ("ssl.key.password=hunter2", "@/run/secrets/"),
+        ("SSL.KEY.PEM=hunter2", "@/run/secrets/"),
+        ("sasl.oauthbearer.client.secret=hunter2", "@/run/secrets/"),
+        ("hunter2", "without `=`"),
+    ];
+    for (item, remedy) in refused {
+        let error = read_client(&format!("[topics]\nclient = [\n\"{item}\"]"), &[]).unwrap_err();
+        assert!(
+            error.contains("test.toml:3") && error.contains(remedy) && !error.contains("hunter2"),
+            "{item}: {error}"
+        );
+    }
+    let error = read_client("[topics]\nclient = \"sasl.password=hunter2\"", &[]).unwrap_err();
+    assert!(error.contains("test.toml:2") && !error.contains("hunter2"), "{error}");
+}

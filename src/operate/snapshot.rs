@@ -106,7 +106,7 @@ pub async fn snapshot(
         return Err(Error::NotMapped { table: table.clone(), instead: instead(table, mapped().collect::<Vec<_>>()) });
     }
     let config = source.database.postgres("highwater snapshot");
-    let config = config.map_err(|error| Error::Address(error.to_string()))?;
+    let config = config.map_err(|error| Error::Address(error.to_string()))?.with_statement_timeout(ANSWER);
     let request = Request { tables: tables.to_vec() };
     let asked = tokio::task::spawn_blocking(move || {
         let mut primary = Connection::connect(&config, Session::Ordinary)?;

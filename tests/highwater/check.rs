@@ -6,23 +6,23 @@ use highwater_demo::endpoints::Endpoints;
 
 use crate::process::highwater;
 use crate::shop::{Shop, eventually};
-use crate::stack::{SHOPS, Variables};
+use crate::stack::{SHOPS, Variables, root};
 
 /// What `check` said: exit code and lines.
 #[derive(Debug)]
-struct Said {
-    code: Option<i32>,
-    text: String,
+pub(crate) struct Said {
+    pub(crate) code: Option<i32>,
+    pub(crate) text: String,
 }
 
 impl Said {
-    fn of(output: Output) -> Self {
+    pub(crate) fn of(output: Output) -> Self {
         let text = [output.stdout, output.stderr].concat();
         Self { code: output.status.code(), text: String::from_utf8_lossy(&text).into_owned() }
     }
 
     /// Returns the remedy of the finding whose line holds all of these.
-    fn remedy(&self, of: &[&str]) -> String {
+    pub(crate) fn remedy(&self, of: &[&str]) -> String {
         let mut lines = self.text.lines();
         let found = lines.find(|line| of.iter().all(|part| line.contains(part)));
         assert!(found.is_some(), "no finding with {of:?}:\n{}", self.text);
@@ -30,12 +30,12 @@ impl Said {
         remedy.unwrap_or_else(|| panic!("no remedy for {of:?}:\n{}", self.text)).to_owned()
     }
 
-    fn finds(&self, of: &[&str]) -> bool {
+    pub(crate) fn finds(&self, of: &[&str]) -> bool {
         self.text.lines().any(|line| of.iter().all(|part| line.contains(part)))
     }
 }
 
-fn check(variables: &Variables, roles: &[&str]) -> Said {
+pub(crate) fn check(variables: &Variables, roles: &[&str]) -> Said {
     Said::of(highwater(variables).arg("check").args(roles).output().expect("the binary runs"))
 }
 
@@ -148,7 +148,8 @@ async fn mend_all(shop: &Shop, mut said: Said) {
 async fn a_role_without_replication_or_login_is_named_with_the_alter_role_that_mends_it() {
     let shop = Shop::open("check_role", 10).await;
     let (admin, variables) = (&shop.admin, &shop.endpoints.variables);
-    let refused: [(&str, &[&str]); 2] = [
+    let refused: [(&str, &[&str]); 3] = [
+        ("ALTER ROLE highwater_capture CONNECTION LIMIT 4", &["FAIL", "connections", "has 4 places", "needs 5"]),
         ("ALTER ROLE highwater_capture NOREPLICATION", &["FAIL", "role", "may not replicate"]),
         ("ALTER ROLE highwater_capture NOLOGIN", &["FAIL", "source.database", "not permitted to log in"]),
     ];
@@ -159,7 +160,10 @@ async fn a_role_without_replication_or_login_is_named_with_the_alter_role_that_m
         let sql = remedy.trim_start_matches("as a superuser: ");
         let mended = admin.batch_execute(sql).await;
         // Other tests use the role.
-        admin.batch_execute("ALTER ROLE highwater_capture LOGIN REPLICATION").await.expect("as before");
+        admin
+            .batch_execute("ALTER ROLE highwater_capture LOGIN REPLICATION CONNECTION LIMIT -1")
+            .await
+            .expect("as before");
         mended.unwrap_or_else(|error| panic!("{sql}: {error}"));
         assert_eq!(said.code, Some(1), "{}", said.text);
     }
@@ -182,6 +186,17 @@ async fn a_partitioned_table_is_captured_by_its_root_after_the_shown_commands() 
     mend_all(&shop, said).await;
     let identity = shop.value("SELECT relreplident FROM pg_class WHERE relname = 'prices_0'").await;
     assert_eq!(identity, "f", "each partition's own identity decides");
+
+    // By its own name, a partition is one that no change is of.
+    shop.admin.batch_execute("GRANT SELECT ON prices_0 TO highwater_capture").await.expect("granted");
+    let config = std::fs::read_to_string(root().join("config.toml")).expect("the configuration");
+    let by_partition = SHOPS.path().join("by_partition.toml");
+    let mapped = config.replace("table = \"prices\"", "table = \"prices_0\"");
+    std::fs::write(&by_partition, mapped).expect("a configuration");
+    let mut variables = shop.endpoints.variables.clone();
+    variables.insert("HIGHWATER_CONFIG".to_owned(), by_partition.to_string_lossy().into_owned());
+    let said = check(&variables, &["capture"]);
+    assert!(said.finds(&["FAIL", "table prices_0", "come under the name of prices"]), "{}", said.text);
     shop.close().await;
 }
 

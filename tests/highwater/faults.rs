@@ -53,8 +53,37 @@ async fn a_slot_made_anew_by_hand_is_a_gap_and_refused_or_every_table_is_read_ag
     shop.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_of_another_use_is_refused_and_never_dropped() {
+    let shop = Shop::open("foreign_slot", 20).await;
+    let slot = shop.endpoints.variables["HIGHWATER_SOURCE_SLOT"].clone();
+    let mut variables = shop.endpoints.variables.clone();
+    variables.insert("HIGHWATER_CAPTURE_ON_LOST_SLOT".to_owned(), "resnapshot".to_owned());
+    // Its place in the log is kept, as for a standby that is away.
+    let made = [
+        (format!("SELECT pg_create_physical_replication_slot('{slot}', true)"), "it is physical"),
+        (
+            format!("SELECT pg_create_logical_replication_slot('{slot}', 'test_decoding')"),
+            "test_decoding, not pgoutput",
+        ),
+    ];
+    for (make, why) in made {
+        shop.admin.simple_query(&make).await.expect("a slot of another use");
+        let mut pipeline = Pipeline::start_with(&shop, &["capture"], &variables);
+        assert_eq!(pipeline.ended().code(), Some(1));
+        let log = pipeline.log();
+        for expected in ["belongs to another use", why, "set [source] slot to a name of its own"] {
+            assert!(log.contains(expected), "`{expected}` is not in:\n{log}");
+        }
+        let standing = format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{slot}'");
+        assert_eq!(shop.value(&standing).await, "1", "the slot still stands");
+        shop.admin.simple_query(&format!("SELECT pg_drop_replication_slot('{slot}')")).await.expect("dropped");
+    }
+    shop.close().await;
+}
+
 /// Deletes a topic of a shop whose pipeline does not run.
-async fn delete_topic(shop: &Shop, suffix: &str) {
+pub(crate) async fn delete_topic(shop: &Shop, suffix: &str) {
     const ANSWER: Duration = Duration::from_secs(30);
     let variables = &shop.endpoints.variables;
     let connection = Connection::new(&variables["HIGHWATER_TOPICS_BROKERS"], "test");

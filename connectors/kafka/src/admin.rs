@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::metadata::Metadata;
 
+use crate::cluster::{Cluster, describe};
 use crate::connection::{Connection, Events};
 use crate::error::Error;
 
@@ -84,26 +84,6 @@ impl fmt::Display for Difference {
             Self::Setting { topic, name, wanted, found } => write!(f, "topic {topic} has {name}={found}, not {wanted}"),
         }
     }
-}
-
-/// What answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cluster {
-    /// `host:port` of each broker.
-    pub brokers: Vec<String>,
-    /// Partition count by topic, for those that are whole.
-    pub topics: BTreeMap<String, i32>,
-    /// Copies by topic, of the partition that has the fewest.
-    pub copies: BTreeMap<String, Copies>,
-}
-
-/// Copies of a partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Copies {
-    /// On so many brokers.
-    pub assigned: usize,
-    /// So many of them have all records.
-    pub in_sync: usize,
 }
 
 /// The administrator's side of the cluster.
@@ -308,27 +288,6 @@ fn options(timeout: Duration) -> AdminOptions {
 
 fn refused(what: String, code: RDKafkaErrorCode) -> Error {
     Error::of(what, KafkaError::AdminOp(code))
-}
-
-/// Topics all of whose partitions have a leader.
-fn describe(metadata: &Metadata) -> Cluster {
-    let whole = |topic: &&rdkafka::metadata::MetadataTopic| {
-        topic.error().is_none() && !topic.partitions().is_empty() && topic.partitions().iter().all(|p| p.leader() >= 0)
-    };
-    let count = |topic: &rdkafka::metadata::MetadataTopic| i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX);
-    let copies = |topic: &rdkafka::metadata::MetadataTopic| {
-        let partitions = topic.partitions();
-        Some(Copies {
-            assigned: partitions.iter().map(|p| p.replicas().len()).min()?,
-            in_sync: partitions.iter().map(|p| p.isr().len()).min()?,
-        })
-    };
-    let topics = || metadata.topics().iter().filter(whole);
-    Cluster {
-        brokers: metadata.brokers().iter().map(|b| format!("{}:{}", b.host(), b.port())).collect(),
-        topics: topics().map(|t| (t.name().to_owned(), count(t))).collect(),
-        copies: topics().filter_map(|t| Some((t.name().to_owned(), copies(t)?))).collect(),
-    }
 }
 
 fn compare(spec: &TopicSpec, partitions: i32, settings: &BTreeMap<String, String>) -> Vec<Difference> {

@@ -14,6 +14,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use tokio::sync::Notify;
 
+use crate::cluster::partitions_of;
 use crate::connection::{Connection, Events};
 use crate::error::{Error, is_refusal};
 use crate::probe::Probe;
@@ -314,7 +315,7 @@ impl Consumer {
     ///
     /// # Errors
     ///
-    /// [`Error::Unreachable`] when no broker answers within `timeout`.
+    /// [`Error::Unreachable`] when no broker answers within `timeout`, [`Error::Refused`] where the client's user may not know.
     pub async fn partitions(&self, topic: &str, timeout: Duration) -> Result<Option<i32>, Error> {
         let name = topic.to_owned();
         let metadata = self
@@ -327,8 +328,7 @@ impl Consumer {
                 }
                 other => other,
             })?;
-        let found = metadata.topics().iter().find(|t| t.name() == topic && t.error().is_none());
-        Ok(found.and_then(|t| i32::try_from(t.partitions().len()).ok()).filter(|&count| count > 0))
+        partitions_of(&metadata, topic)
     }
 
     /// Returns what asks for watermarks from another task, while this reader goes on.

@@ -50,7 +50,7 @@ pub enum Error {
     Setting {
         /// The property.
         name: String,
-        /// Its value; `…` where it could be a secret.
+        /// Its value; `…` unless it surely is no secret.
         value: String,
         /// librdkafka's reason.
         reason: String,
@@ -127,9 +127,11 @@ impl Error {
     pub(crate) fn of(what: impl Into<String>, source: KafkaError) -> Self {
         let what = what.into();
         match &source {
-            KafkaError::ClientConfig(_, reason, name, value) => {
-                Self::Setting { name: name.clone(), value: shown_value(name, value), reason: reason.clone() }
-            }
+            KafkaError::ClientConfig(_, reason, name, value) => Self::Setting {
+                name: name.clone(),
+                value: shown(name, value, value),
+                reason: shown(name, value, reason),
+            },
             KafkaError::ClientCreation(reason) => Self::Refused { what, reason: reason.clone() },
             KafkaError::AdminOp(code) if is_refusal(*code) => Self::Refused { what, reason: code.to_string() },
             _ => match source.rdkafka_error_code() {
@@ -140,12 +142,13 @@ impl Error {
     }
 }
 
-fn shown_value(name: &str, value: &str) -> String {
-    if ["password", "secret", "pem", "key"].iter().any(|word| name.contains(word)) {
-        "…".to_owned()
-    } else {
-        value.to_owned()
-    }
+/// Returns a text about a setting, with the value in it only where that surely is no secret: a name that nobody knows may be a
+/// misspelt one.
+fn shown(name: &str, value: &str, text: &str) -> String {
+    const HARMLESS: [&str; 5] =
+        ["security.protocol", "sasl.mechanism", "sasl.mechanisms", "ssl.endpoint.identification.algorithm", "debug"];
+    let is_harmless = HARMLESS.contains(&name) || [".ms", ".bytes", ".kbytes"].iter().any(|unit| name.ends_with(unit));
+    if is_harmless || value.is_empty() { text.to_owned() } else { text.replace(value, "…") }
 }
 
 pub(crate) fn is_refusal(code: RDKafkaErrorCode) -> bool {
@@ -173,11 +176,19 @@ pub(crate) fn is_refusal(code: RDKafkaErrorCode) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::Admin;
+    use crate::connection::Connection;
 
     #[test]
-    fn a_refused_secret_is_not_repeated() {
-        assert_eq!(shown_value("sasl.password", "hunter2"), "…");
-        assert_eq!(shown_value("ssl.key.pem", "PEM"), "…");
-        assert_eq!(shown_value("linger.ms", "x"), "x");
+    fn a_refused_setting_repeats_no_value_that_may_be_a_secret() {
+        for (name, value) in [("sasl.jaas.config", "x password=\"hunter2\";"), ("sasl.pasword", "hunter2")] {
+            let connection = Connection::new("127.0.0.1:9092", "test").with(name, value);
+            let error = Admin::new(&connection).err().expect("librdkafka does not know it").to_string();
+            assert!(error.contains(name) && !error.contains("hunter2"), "{error}");
+        }
+        let connection = Connection::new("127.0.0.1:9092", "test").with("security.protocol", "tls");
+        let error = Admin::new(&connection).err().expect("there is no such protocol").to_string();
+        assert!(error.contains("security.protocol=tls"), "{error}");
+        assert_eq!(shown("ssl.key.pem", "PEM", "PEM is no key"), "… is no key");
     }
 }

@@ -8,11 +8,13 @@
 //!   that is gone is an error.
 //! - [`last`]: the newest record of a partition, whatever aborted tail stands behind it.
 //! - [`admin`]: topics made and compared with what they should be.
+//! - [`cluster`]: who answers, and which topics are there, whole or not.
 //! - [`writer`]: single records, such as dead letters.
 //! - [`partition`]: which partition a key belongs to, as Java clients compute it.
 
 pub mod admin;
 pub mod alternating;
+pub mod cluster;
 pub mod connection;
 pub mod consumer;
 pub mod error;
@@ -25,6 +27,7 @@ pub mod writer;
 
 pub use admin::{Admin, Difference, TopicSpec};
 pub use alternating::AlternatingProducer;
+pub use cluster::Cluster;
 pub use connection::{Connection, Isolation};
 pub use consumer::Consumer;
 pub use error::{Error, ProducerError};

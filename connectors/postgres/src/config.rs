@@ -194,6 +194,14 @@ impl ConnectConfig {
         self
     }
 
+    /// Gives the session deadlines of the server's own: so long for each statement, and half of that for each lock that it
+    /// waits for, so that it says that it was a lock (SQLSTATE 55P03, and 57014 for the statement).
+    #[must_use]
+    pub fn with_statement_timeout(self, timeout: Duration) -> Self {
+        let ms = timeout.as_millis().max(2);
+        self.with_parameter("statement_timeout", &ms.to_string()).with_parameter("lock_timeout", &(ms / 2).to_string())
+    }
+
     /// Returns the places where the server can be, in the order in which they are tried; at least one.
     #[must_use]
     pub fn endpoints(&self) -> &[Endpoint] {

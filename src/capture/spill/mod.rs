@@ -2,13 +2,14 @@
 //! within their limits, what comes out is what went in, and what was rolled back does not come out.
 //!
 //! `block` is the form on disk, `file` writes and reads one transaction's blocks, `folder` keeps sessions apart, `streamed`
-//! decides what survives, `claims` who did it.
+//! decides what survives, `claims` who did it. `room` asks beforehand whether there is a place for them.
 
 mod block;
 mod claims;
 mod error;
 mod file;
 mod folder;
+mod room;
 mod streamed;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use highwater_postgres::pgoutput::{StreamAbort, StreamStart};
 use metrics::{counter, gauge};
 
 pub use error::SpillError;
+pub(super) use room::room_in;
 pub(super) use streamed::Replay;
 
 use super::error::Error;

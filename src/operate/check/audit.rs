@@ -5,7 +5,8 @@ use tokio_postgres::Client;
 
 use super::report::Report;
 use super::source::compare_clock;
-use super::unreachable::{connect, remedy};
+use super::unreachable::{connect, failed};
+use crate::operate::database::within;
 use crate::roles::Config;
 
 /// What is there, and what the connected role may.
@@ -51,9 +52,8 @@ pub(super) async fn check(config: &Config, report: &mut Report) {
         let text = "nothing comes: the audit log is fed from the history, and that is off";
         report.fail("audit log", text, "set capture.history = true, or do not run the role audit");
     }
-    if let Err(error) = look(&client, config, report).await {
-        let text = format!("{database} answered with an error: {}", crate::running::told(&error));
-        report.fail("audit.database", text, remedy("audit.database", database, &error));
+    if let Err(error) = within(look(&client, config, report)).await {
+        failed("audit.database", database, &client, &error, report).await;
     }
 }
 

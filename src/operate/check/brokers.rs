@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use highwater_kafka::admin::Copies;
+use highwater_kafka::cluster::Copies;
 
 use super::report::Report;
 use crate::capture::TRANSACTION_TIMEOUT;

@@ -7,15 +7,19 @@ mod audit;
 mod brokers;
 mod cache;
 mod clock;
+mod connections;
+mod held;
 mod ports;
 mod publication;
 mod report;
 mod server;
 mod slot;
 mod source;
+mod spill;
 mod standby;
 mod tables;
 mod topics;
+mod transactions;
 mod unreachable;
 
 pub use report::{Finding, Grade, Report};
@@ -25,9 +29,10 @@ use crate::roles::{Config, Role};
 /// Checks what the roles need.
 pub async fn check(config: &Config, roles: &[Role]) -> Report {
     let mut report = Report::default();
-    let published = topics::check(config, &mut report).await;
+    let published = topics::check(config, roles.contains(&Role::Capture), &mut report).await;
     if roles.contains(&Role::Capture) {
         source::check(config, &published, &mut report).await;
+        spill::check(config, &mut report);
     }
     if roles.contains(&Role::Cache) {
         cache::check(config, &mut report).await;

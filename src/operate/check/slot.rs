@@ -1,10 +1,11 @@
 //! The replication slot, and whether it goes on from what the topics hold.
 
-use highwater_postgres::replication::{SlotKind, SlotState, WalStatus};
+use highwater_postgres::replication::{SlotState, WalStatus};
 use highwater_postgres::{Lsn, quote};
 
 use super::report::Report;
 use super::server::ServerFacts;
+use crate::capture::foreign::Foreign;
 use crate::capture::progress::Progress;
 use crate::capture::start::{Invalidation, Lost};
 use crate::capture::{Beginning, OnLostSlot};
@@ -28,16 +29,9 @@ pub(super) fn judge(
     report: &mut Report,
 ) {
     let subject = format!("slot {}", source.slot);
-    if let Some(slot) = &beginning.slot {
-        let here = slot.database == beginning.system.database;
-        if slot.kind != SlotKind::Logical || slot.plugin.as_deref() != Some("pgoutput") || !here || slot.temporary {
-            let text = format!(
-                "belongs to another use (plugin {:?}, database {:?})",
-                slot.plugin.as_deref().unwrap_or("none"),
-                slot.database.as_deref().unwrap_or("none")
-            );
-            return report.fail(subject, text, "set source.slot to a name that no slot has");
-        }
+    let of_slot = |slot| Foreign::of(slot, beginning.system.database.as_deref());
+    if let Some(foreign) = beginning.slot.as_ref().and_then(of_slot) {
+        return report.fail(subject, format!("belongs to another use: {foreign}"), Foreign::REMEDY);
     }
     let topic = topics.progress();
     let decided = published.as_ref().map(|progress| beginning.decide(source, &topic, progress.clone()));
@@ -65,12 +59,16 @@ pub(super) fn judge(
     match (&beginning.slot, published) {
         (Some(slot), _) => judge_standing(source, slot, beginning.system.flushed, server, report),
         (None, Some(_)) => report.ok(subject, "will be made at the start"),
-        (None, None) => report.warn(subject, "is missing; whether that is a loss only Kafka can tell", "start Kafka"),
+        (None, None) => report.warn(
+            subject,
+            "is missing; whether that is a loss only Kafka can tell",
+            "start Kafka, or mend what is said of it here",
+        ),
     }
 }
 
 /// Returns the way to begin anew, with its commands.
-fn anew(lost: &Lost, source: &Source, topics: &Topics, has_slot: bool) -> String {
+pub(super) fn anew(lost: &Lost, source: &Source, topics: &Topics, has_slot: bool) -> String {
     let drop = format!("SELECT pg_drop_replication_slot({}); ", quote::literal(&source.slot));
     format!(
         "{}: kafka-topics.sh --bootstrap-server {} --delete --topic '{}\\..*'; {}DELETE FROM highwater.audit_progress; \
@@ -141,7 +139,7 @@ fn judge_standing(source: &Source, slot: &SlotState, end: Lsn, server: &ServerFa
 
 #[cfg(test)]
 mod tests {
-    use highwater_postgres::replication::{SystemIdentity, Timelines};
+    use highwater_postgres::replication::{SlotKind, SystemIdentity, Timelines};
 
     use super::*;
     use crate::operate::check::Grade;
@@ -200,7 +198,7 @@ mod tests {
         let cases = [
             (Some(slot()), at(70 * MB), &good, Grade::Ok, "keeps 40 MB of WAL, without a limit", ""),
             (None, Some(None), &good, Grade::Ok, "will be made", ""),
-            (None, None, &good, Grade::Warn, "only Kafka can tell", "start Kafka"),
+            (None, None, &good, Grade::Warn, "only Kafka can tell", "start Kafka, or mend what is said of it here"),
             (None, at(70 * MB), &good, Grade::Fail, "is missing on", "--delete --topic 'catalog\\..*'; DELETE FROM"),
             (
                 with(|s| s.wal_status = Some(WalStatus::Lost)),
@@ -231,11 +229,19 @@ mod tests {
                 at(70 * MB),
                 &good,
                 Grade::Fail,
-                "another use",
-                "source.slot",
+                "another use: its output plugin is wal2json",
+                "[source] slot",
             ),
-            (with(|s| s.database = Some("other".into())), None, &good, Grade::Fail, "another use", "source.slot"),
-            (with(|s| s.temporary = true), None, &good, Grade::Fail, "another use", "source.slot"),
+            (with(|s| s.database = Some("other".into())), None, &good, Grade::Fail, "another use", "[source] slot"),
+            (
+                with(|s| (s.kind, s.plugin, s.database) = (SlotKind::Physical, None, None)),
+                at(70 * MB),
+                &good,
+                Grade::Fail,
+                "physical",
+                "[source] slot",
+            ),
+            (with(|s| s.temporary = true), None, &good, Grade::Fail, "another use", "[source] slot"),
             (with(|s| s.active_pid = Some(7)), at(70 * MB), &good, Grade::Warn, "server process 7", "stop the other"),
             (
                 with(|s| s.wal_status = Some(WalStatus::Unreserved)),

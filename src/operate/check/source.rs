@@ -6,13 +6,14 @@ use highwater_postgres::Error;
 use tokio_postgres::Client;
 
 use super::report::Report;
+use super::server::ServerFacts;
 use super::slot::Published;
 use super::tables::{Judge, TableFacts};
-use super::unreachable::{connect, remedy};
-use super::{clock, publication, server, slot, standby, tables};
+use super::unreachable::{connect, failed, remedy};
+use super::{clock, connections, publication, server, slot, standby, tables, transactions};
 use crate::capture::{self, MappingCheck};
 use crate::config::Server;
-use crate::operate::database::ANSWER;
+use crate::operate::database::{ANSWER, within};
 use crate::roles::Config;
 
 pub(super) async fn check(config: &Config, published: &Published, report: &mut Report) {
@@ -20,9 +21,8 @@ pub(super) async fn check(config: &Config, published: &Published, report: &mut R
     let Some(client) = connect("source.database", database, report).await else {
         return;
     };
-    if let Err(error) = look(&client, config, published, report).await {
-        let text = format!("{database} answered with an error: {}", crate::running::told(&error));
-        report.fail("source.database", text, remedy("source.database", database, &error));
+    if let Err(error) = within(look(&client, config, published, report)).await {
+        failed("source.database", database, &client, &error, report).await;
     }
 }
 
@@ -40,15 +40,13 @@ async fn look(client: &Client, config: &Config, published: &Published, report: &
         let senders = 1 + i64::from(source.standby.is_some());
         server::judge_room(log, has_slot, senders, report);
     }
-    let tables = tables::facts(client, source, server.version).await?;
-    let found = publication::facts(client, &source.publication).await?;
-    let is_mapped = |table: &&TableFacts| source.map.iter().any(|entry| entry.table.value == table.name);
-    publication::judge(source, found, &tables.iter().filter(is_mapped).collect::<Vec<_>>(), report);
-    let judge = Judge { source, history: config.capture.history, role: &server.role, publication: found };
-    judge.judge(&tables, report);
-    let asked = source.clone();
-    let mapping = blocking(move || capture::check_mapping(&asked, ANSWER)).await?;
-    judge_mapping(&judge, &tables, mapping, report);
+    let needed = i64::try_from(config.capture.connections()).unwrap_or(i64::MAX);
+    connections::look(client, needed, report).await?;
+    transactions::look(client, report).await?;
+    // What cannot be told of the tables leaves the slot to be judged.
+    if let Err(error) = look_at_tables(client, config, &server, report).await {
+        failed("source.database", &source.database, client, &error, report).await;
+    }
     // What is said of a server that does not answer was said.
     let Some(log) = log else { return Ok(()) };
     match beginning {
@@ -61,6 +59,26 @@ async fn look(client: &Client, config: &Config, published: &Published, report: &
             report.fail(setting, text, remedy(setting, source.log(), &error));
         }
     }
+    Ok(())
+}
+
+/// Looks at publication, tables and mapping.
+async fn look_at_tables(
+    client: &Client,
+    config: &Config,
+    server: &ServerFacts,
+    report: &mut Report,
+) -> Result<(), Error> {
+    let source = &config.source;
+    let tables = tables::facts(client, source, server.version).await?;
+    let found = publication::facts(client, &source.publication).await?;
+    let is_mapped = |table: &&TableFacts| source.map.iter().any(|entry| entry.table.value == table.name);
+    publication::judge(source, found, &tables.iter().filter(is_mapped).collect::<Vec<_>>(), report);
+    let judge = Judge { source, history: config.capture.history, role: &server.role, publication: found };
+    judge.judge(&tables, report);
+    let asked = source.clone();
+    let mapping = blocking(move || capture::check_mapping(&asked, ANSWER)).await?;
+    judge_mapping(&judge, &tables, mapping, report);
     Ok(())
 }
 

@@ -24,6 +24,8 @@ pub(super) struct TableFacts {
     /// It is a partition of another.
     pub(super) partition: bool,
     pub(super) published: bool,
+    /// The table above it that is published, by which its changes come where the publication has them by roots.
+    pub(super) published_root: Option<String>,
     pub(super) schema_usable: bool,
     pub(super) readable: bool,
     /// Row security hides rows from this role.
@@ -77,7 +79,11 @@ const FACTS: &str = "
                      (part.oid = c.oid OR part.oid IN (SELECT relid FROM pg_partition_tree(c.oid))))
                  ORDER BY attnum),
            ARRAY(SELECT t.relid::regclass::text FROM pg_partition_tree(c.oid) t JOIN pg_class part ON part.oid = t.relid
-                 WHERE c.relkind = 'p' AND t.isleaf AND part.relreplident <> c.relreplident)
+                 WHERE c.relkind = 'p' AND t.isleaf AND part.relreplident <> c.relreplident),
+           CASE WHEN c.relispartition THEN (SELECT CASE q.schemaname WHEN 'public' THEN q.tablename::text ELSE q.schemaname || '.' || q.tablename END
+            FROM pg_partition_ancestors(c.oid) a JOIN pg_class up ON up.oid = a.relid AND up.oid <> c.oid
+            JOIN pg_publication_tables q ON q.pubname = $1 AND q.tablename = up.relname
+                 AND q.schemaname = (SELECT nspname FROM pg_namespace WHERE oid = up.relnamespace) LIMIT 1) END
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_publication_tables p ON p.pubname = $1 AND p.schemaname = n.nspname AND p.tablename = c.relname
     LEFT JOIN LATERAL ({lists}) l ON true
@@ -131,6 +137,7 @@ pub(super) async fn facts(
         filter_columns: row.get(13),
         toastable: row.get(14),
         odd_partitions: row.get(15),
+        published_root: row.get(16),
     });
     Ok(facts.collect())
 }
@@ -232,7 +239,14 @@ impl Judge<'_> {
         if table.published {
             return;
         }
-        if table.is_partitioned() && !publication.via_root {
+        if let Some(root) = table.published_root.as_ref().filter(|_| publication.via_root) {
+            let name = self.name();
+            let text =
+                format!("is a partition, and its changes come under the name of {root} (publish_via_partition_root)");
+            let remedy =
+                format!("map {root} instead; or ALTER PUBLICATION {name} SET (publish_via_partition_root = false);");
+            findings.fail(text, remedy);
+        } else if table.is_partitioned() && !publication.via_root {
             let remedy = format!("ALTER PUBLICATION {} SET (publish_via_partition_root = true);", self.name());
             findings.fail("is partitioned, and its changes come under the names of its partitions", remedy);
         } else if !publication.all_tables {

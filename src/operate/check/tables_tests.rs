@@ -16,6 +16,7 @@ pub(in crate::operate::check) fn good() -> TableFacts {
         unlogged: false,
         partition: false,
         published: true,
+        published_root: None,
         schema_usable: true,
         readable: true,
         rows_hidden: false,
@@ -53,7 +54,22 @@ fn each_fault_of_a_mapped_table_comes_with_the_statement_that_mends_it() {
     let (whole, by_root) = (Publication::WHOLE, Publication { via_root: true, ..Publication::WHOLE });
     let republish =
         "ALTER PUBLICATION \"highwater\" DROP TABLE parts; ALTER PUBLICATION \"highwater\" ADD TABLE parts;";
+    let part = || TableFacts { published: false, partition: true, published_root: Some("wares".into()), ..good() };
     let cases = [
+        (
+            part(),
+            by_root,
+            Grade::Fail,
+            "come under the name of wares",
+            "map wares instead; or ALTER PUBLICATION \"highwater\" SET (publish_via_partition_root = false);",
+        ),
+        (
+            part(),
+            Publication { all_tables: true, ..by_root },
+            Grade::Fail,
+            "come under the name of wares",
+            "map wares instead; or ALTER PUBLICATION \"highwater\" SET (publish_via_partition_root = false);",
+        ),
         (
             TableFacts { published: false, ..good() },
             whole,

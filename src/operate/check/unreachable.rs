@@ -23,6 +23,17 @@ pub(super) async fn connect(setting: &str, server: &Server, report: &mut Report)
     }
 }
 
+/// Reports a question that failed: what the server waited for, where that was a lock, and what mends it.
+pub(super) async fn failed(setting: &str, server: &Server, client: &Client, error: &Error, report: &mut Report) {
+    let told = crate::running::told(error);
+    if let Some(holders) = database::holders(client, error).await {
+        let text = format!("{server} did not answer: {told}{}", database::waited_for(&holders));
+        return report.fail(setting, text, database::end_of(&holders));
+    }
+    let text = format!("{server} answered with an error: {told}");
+    report.fail(setting, text, remedy(setting, server, error));
+}
+
 /// Returns what mends a connection or a question that failed.
 pub(super) fn remedy(setting: &str, server: &Server, error: &Error) -> String {
     let variable = || format!("HIGHWATER_{}_PASSWORD", setting.split('.').next().unwrap_or_default().to_uppercase());

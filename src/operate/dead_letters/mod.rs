@@ -10,7 +10,8 @@
 //! - `audit`: the row is appended beside the worker's progress. Rows are unique by Position and ordered by it, so that a
 //!   late one stands where it belongs, and one that is there already stays alone.
 //! - `storefront`: refused. The gateway keeps no copy, and the pages that were open have long passed the event.
-//! - `capture`: refused. Its letter refers to a row, and has no event. The row's newest state has to be read again.
+//! - `capture`: its letter refers to a row, and has no event. The row's whole table is read again, beside live changes, by
+//!   whichever capture is at work; once for all letters of the table. A letter that names no mapped table is refused.
 
 mod letter;
 mod list;

@@ -1,5 +1,6 @@
 //! Applies letters again, each by the way of the worker that could not.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use highwater_kafka::{Error, Record, Writer};
@@ -74,7 +75,7 @@ pub async fn retry(config: &Config, chosen: &Chosen, mut show: impl FnMut(&Outco
         }
         Chosen::Worker(_) | Chosen::All => letters.retain(|letter| !letter.settled),
     }
-    let mut ways = Ways { config, cache: None };
+    let mut ways = Ways { config, cache: None, asked: HashMap::new() };
     let mut outcomes = Vec::with_capacity(letters.len());
     for letter in letters {
         let result = match reader.record(letter.offset).await? {
@@ -98,6 +99,8 @@ struct Ways<'a> {
     config: &'a Config,
     /// Connected when the first letter needs it.
     cache: Option<(Cache, Plan)>,
+    /// Tables that were asked for in this run: each request begins a table's reading anew.
+    asked: HashMap<String, Result<&'static str, String>>,
 }
 
 impl Ways<'_> {
@@ -146,7 +149,7 @@ impl Ways<'_> {
     }
 
     /// Asks for the table of a letter that refers to a row and holds no event.
-    async fn read_table_again(&self, letter: &Letter) -> Result<&'static str, String> {
+    async fn read_table_again(&mut self, letter: &Letter) -> Result<&'static str, String> {
         let row = match &letter.origin {
             Origin::Row(row) => row,
             Origin::History(_) => {
@@ -164,9 +167,14 @@ impl Ways<'_> {
                  with the tables that it concerns"
             ));
         }
-        match snapshot::snapshot(source, topics, &[table], false, |_| {}).await {
+        if let Some(asked) = self.asked.get(&table) {
+            return asked.clone();
+        }
+        let asked = match snapshot::snapshot(source, topics, std::slice::from_ref(&table), false, |_| {}).await {
             Ok(()) => Ok("its table will be read again, beside live changes"),
             Err(error) => Err(error.to_string()),
-        }
+        };
+        self.asked.insert(table, asked.clone());
+        asked
     }
 }

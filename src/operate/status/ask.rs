@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use highwater_kafka::{Admin, Connection, Consumer, ConsumerSettings, Isolation, last_record};
 use highwater_postgres::Error as Database;
 use highwater_redis::Cache;
+use tokio_postgres::Client;
 
 use super::{Published, Slot, Status, Topic, Worker};
 use crate::capture::SlotServers;
 use crate::capture::progress::Progress;
-use crate::operate::database::{self, ANSWER};
+use crate::operate::database::{self, ANSWER, within};
 use crate::roles::Config;
 
 /// Ends of partitions, by topic and partition.
@@ -49,7 +50,8 @@ pub async fn status(config: &Config) -> Status {
 async fn slot(config: &Config) -> Result<Slot, Problem> {
     let name = config.source.slot.clone();
     let servers = SlotServers::connect(&config.source, "highwater status", ANSWER).await?;
-    let Some(standing) = servers.ask(&name).await.map_err(Database::from)? else {
+    let standing = within(async { servers.ask(&name).await.map_err(Database::from) }).await?;
+    let Some(standing) = standing else {
         let (confirmed, behind_bytes, retained_bytes, wal) = (None, None, None, None);
         return Ok(Slot { name, state: "missing", confirmed, behind_bytes, retained_bytes, wal });
     };
@@ -69,6 +71,9 @@ async fn topics(config: &Config, connection: &Connection, status: &mut Status) -
     let consumer = Consumer::new(connection, ConsumerSettings::new("highwater.status", Isolation::ReadUncommitted))?;
     let mut ends = Ends::new();
     for spec in config.topics.specs() {
+        if let Some(why) = cluster.unavailable.get(&spec.name) {
+            status.errors.push(format!("topics: {} {why}", spec.name));
+        }
         let Some(&partitions) = cluster.topics.get(&spec.name) else { continue };
         let mut offsets = 0;
         for partition in 0..partitions {
@@ -115,7 +120,11 @@ async fn cache(config: &Config, ends: &Ends) -> Result<Worker, Problem> {
 async fn audit(config: &Config, ends: &Ends) -> Result<Worker, Problem> {
     let client = database::connect(&config.audit.database, "highwater status").await?;
     let history = config.topics.history();
-    let rows = client.query(AUDIT, &[&history]).await.map_err(Database::from)?;
+    let rows = within(async { client.query(AUDIT, &[&history]).await.map_err(Database::from) }).await;
+    let rows = match rows {
+        Ok(rows) => rows,
+        Err(error) => return Err(explained(&client, error).await),
+    };
     let progress: BTreeMap<i32, (i64, Option<String>)> =
         rows.iter().map(|row| (row.get(1), (row.get(2), Some(row.get(3))))).collect();
     let mut tally = Tally::default();
@@ -123,6 +132,12 @@ async fn audit(config: &Config, ends: &Ends) -> Result<Worker, Problem> {
         tally.add(*end, progress.get(partition).cloned());
     }
     Ok(tally.of("audit"))
+}
+
+/// Adds to an answer that did not come who was waited for, and what ends that.
+async fn explained(client: &Client, error: Database) -> Problem {
+    let Some(holders) = database::holders(client, &error).await else { return error.into() };
+    format!("{error}{}: {}", database::waited_for(&holders), database::end_of(&holders)).into()
 }
 
 /// What a worker's partitions add up to.
