@@ -15,6 +15,7 @@ pub mod foreign;
 mod gathered;
 mod held;
 mod lag;
+mod letters;
 mod lost;
 mod marks;
 mod measures;

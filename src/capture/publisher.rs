@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use highwater_kafka::{AlternatingProducer, ProducerError, partition_of_hash};
 use highwater_postgres::Timestamp;
 use metrics::{Counter, counter, histogram};
-use serde_json::json;
 use tracing::error;
 
 use super::error::Error;
@@ -212,23 +211,8 @@ impl Publisher {
         Ok(())
     }
 
-    /// Puts what no event can carry where an operator finds it.
-    pub(super) fn dead_letter(&mut self, position: Position, row: &str, reason: &str) -> Result<(), Error> {
-        self.letter(
-            &position.text(),
-            &json!({ "worker": "capture", "position": position, "row": row, "reason": reason }),
-        )
-    }
-
-    /// Does so for values that the history lacks.
-    pub(super) fn dead_letter_of_history(&mut self, position: Position, row: &str, reason: &str) -> Result<(), Error> {
-        // A key of its own: what settles the row's letter does not settle this one.
-        let key = format!("{position}/history");
-        let letter = json!({ "worker": "capture", "position": position, "history": row, "reason": reason });
-        self.letter(key.as_bytes(), &letter)
-    }
-
-    fn letter(&mut self, key: &[u8], letter: &serde_json::Value) -> Result<(), Error> {
+    /// Sends a dead letter, with `reason` among what it says.
+    pub(super) fn letter(&mut self, key: &[u8], letter: &serde_json::Value) -> Result<(), Error> {
         let reason = letter["reason"].as_str().unwrap_or_default();
         error!(position = letter["position"].as_str(), reason, "a change goes to the dead letters");
         counter!("highwater_dead_letters_total", "worker" => "capture").increment(1);

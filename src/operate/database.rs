@@ -14,7 +14,7 @@ pub(super) const ANSWER: Duration = Duration::from_secs(10);
 /// Longest wait for all answers of a server that has stopped to say anything.
 const ALL_ANSWERS: Duration = Duration::from_mins(1);
 
-/// Connects with the password that belongs to the server; it ends every statement after [`ANSWER`].
+/// Connects with the password that belongs to the server; it ends every statement after `ANSWER`.
 ///
 /// # Errors
 /// A URL that the connector does not know, or what the server says.
