@@ -10,10 +10,11 @@ use tracing::{info, warn};
 const ASK_EVERY: Duration = Duration::from_millis(20);
 /// After so long somebody should know what is waited for.
 const NAMED_AFTER: Duration = Duration::from_secs(10);
-/// Names what is under way below a transaction; an id in `pg_stat_activity` is shown to everybody.
+/// Names what is under way below a transaction; its id in `pg_stat_activity` is shown to everybody, since when only to some.
 const IN_THE_WAY: &str = "
     SELECT string_agg(name, ', ') FROM (
-        SELECT format('process %s of %s since %s', pid, usename, xact_start) AS name, backend_xid AS xid FROM pg_stat_activity
+        SELECT format('process %s of %s', pid, usename) || coalesce(' since ' || xact_start, '') AS name, backend_xid AS xid
+        FROM pg_stat_activity
         UNION ALL
         SELECT format('prepared transaction %L since %s', gid, prepared), transaction FROM pg_prepared_xacts) running
     WHERE age(xid) >= age('$1'::xid)";
