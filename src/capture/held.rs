@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use highwater_kafka::{Connection, Consumer, ConsumerSettings, Error as Kafka, Isolation, last_record};
+use highwater_kafka::{Connection, Consumer, ConsumerSettings, Error as Kafka, Isolation, Start};
 use tokio::time::Instant;
 
 use super::error::Error;
@@ -60,17 +60,36 @@ impl<'a> Held<'a> {
     /// # Errors
     /// What Kafka says.
     pub async fn topic_with_events(&self) -> Result<Option<String>, Kafka> {
-        for (suffix, ends) in self.ends().await? {
-            let topic = self.topics.name(&suffix);
-            for partition in (0..).zip(&ends).filter_map(|(partition, &end)| (end > 0).then_some(partition)) {
-                let record =
-                    last_record(&self.connection, &topic, partition, Isolation::ReadCommitted, self.timeout).await?;
-                if record.is_some() {
-                    return Ok(Some(topic));
-                }
+        let settings = ConsumerSettings {
+            // The end of a partition is told by a fetch that finds nothing.
+            fetch_wait: Duration::from_millis(20),
+            ..ConsumerSettings::new("highwater.events", Isolation::ReadCommitted)
+        };
+        let mut consumer = Consumer::new(&self.connection, settings)?;
+        let mut starts = Vec::new();
+        for (topic, partition) in &self.partitions {
+            let topic = self.topics.name(topic.suffix());
+            let ends = consumer.watermarks(&topic, *partition, self.timeout).await?;
+            starts.extend((ends.low < ends.high).then_some(Start { topic, partition: *partition, offset: ends.low }));
+        }
+        if starts.is_empty() {
+            return Ok(None);
+        }
+        consumer.assign(&starts)?;
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            let records = consumer.next_batch(1, LOOK_EVERY).await?;
+            if let Some(record) = records.first() {
+                return Ok(Some(record.topic.to_string()));
+            }
+            if consumer.all_at_end() {
+                return Ok(None);
+            }
+            if Instant::now() >= deadline {
+                let what = format!("tell whether the topics {}.* hold events", self.topics.prefix);
+                return Err(Kafka::Deadline { what, waited: self.timeout });
             }
         }
-        Ok(None)
     }
 
     /// Asks where each partition ends.
