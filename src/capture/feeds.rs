@@ -8,7 +8,7 @@ use tracing::{error, info, warn};
 use super::tables::{Described, StreamColumn, is_own, table_of_the_log};
 use crate::config::instead;
 use crate::events::json::Encoding;
-use crate::events::mapping::compile::{MappingError, check_entries, compile};
+use crate::events::mapping::compile::{MappingError, check_entries, compile, refuse_unreadable};
 use crate::events::mapping::entry::Entry;
 use crate::events::mapping::spec::{EntrySpec, Family, PartSpec};
 use crate::events::row::{Identity, Table};
@@ -60,14 +60,9 @@ impl Feeds {
                 errors.push(MappingError::new(&spec.table.place, &spec.table.value, message));
                 continue;
             };
-            if table.table().primary_key.is_empty() {
-                let name = &spec.table.value;
-                let message = format!(
-                    "table `{name}` has no primary key among its published columns, or a deferrable one: its rows could \
-                     not be read in chunks; run `ALTER TABLE {name} ADD PRIMARY KEY (…)`"
-                );
-                let remedy = Some(table.add_primary_key());
-                errors.push(MappingError { remedy, ..MappingError::new(&spec.table.place, name, message) });
+            if let Some(unreadable) = refuse_unreadable(spec, &table.table()) {
+                let remedy = unreadable.remedy.clone().or_else(|| Some(table.add_primary_key()));
+                errors.push(MappingError { remedy, ..unreadable });
             }
             if let Err(wrong) = compile_entry(spec, specs, &table.table(), &described) {
                 errors.extend(wrong);
@@ -181,20 +176,24 @@ impl Feeds {
         names
     }
 
-    /// Returns a mapped table as it is now; none where it is not mapped, or not published any more.
+    /// Returns a mapped table as it is now, broken where it cannot be read; none where it is not mapped, or not published any more.
     pub(super) fn mapped_now(&self, name: &str) -> Option<(Described, Feed)> {
         let described = self.described.values().find(|described| described.plain_name() == name)?;
-        let feed = feed(described.table(), &self.specs, &self.described);
+        let mut feed = feed(described.table(), &self.specs, &self.described);
+        let mut specs = self.specs.iter().filter(|spec| spec.table.value == name);
+        let unreadable = specs.find_map(|spec| refuse_unreadable(spec, &feed.table));
+        feed.broken = feed.broken.or_else(|| unreadable.map(|error| error.to_string()));
         (!feed.entries.is_empty()).then(|| (described.clone(), feed))
     }
 
-    /// Returns the tables whose rows are of the part of this table's rows.
-    pub(super) fn children_of(&self, table: &str) -> Vec<String> {
-        let is_child =
+    /// Returns the tables whose rows are of the part of this table's rows, each with what it feeds.
+    pub(super) fn children_of(&self, table: &str) -> Vec<(String, Vec<Entry>)> {
+        let through =
             |spec: &&EntrySpec| matches!(&spec.part.value, PartSpec::Through { through, .. } if through == table);
-        let mut names: Vec<String> = self.specs.iter().filter(is_child).map(|spec| spec.table.value.clone()).collect();
+        let mut names: Vec<&String> = self.specs.iter().filter(through).map(|spec| &spec.table.value).collect();
         names.dedup();
-        names
+        let with_entries = |name: &String| self.mapped_now(name).map(|(_, feed)| (name.clone(), feed.entries));
+        names.into_iter().filter_map(with_entries).collect()
     }
 
     /// Returns what all other tables feed.

@@ -67,7 +67,12 @@ impl<'a> Held<'a> {
         };
         let mut consumer = Consumer::new(&self.connection, settings)?;
         let mut starts = Vec::new();
-        for (topic, partition) in &self.partitions {
+        let ends = self.ends().await?;
+        let is_written = |(topic, partition): &&(Topic, i32)| {
+            let ends = ends.get(topic.suffix()).and_then(|ends| ends.get(usize::try_from(*partition).ok()?));
+            ends.is_some_and(|&end| end > 0)
+        };
+        for (topic, partition) in self.partitions.iter().filter(is_written) {
             let topic = self.topics.name(topic.suffix());
             let ends = consumer.watermarks(&topic, *partition, self.timeout).await?;
             starts.extend((ends.low < ends.high).then_some(Start { topic, partition: *partition, offset: ends.low }));

@@ -111,8 +111,6 @@ fn sessions(
 ) -> Result<(), Error> {
     let Plan { source, settings, topics, runtime, .. } = plan;
     let began = Instant::now();
-    // Another capture that is at work is as good as a session that was: this one is needed just when servers fail.
-    let mut patient = false;
     let mut attempts = Attempts::new(AGAIN);
     while !shutdown.is_cancelled() {
         let opened = plan.open();
@@ -125,12 +123,13 @@ fn sessions(
         });
         let Err(error) = outcome else { return Ok(()) };
         counter!("highwater_capture_sessions_ended_total", "reason" => reason(&error)).increment(1);
-        patient |= plan.worked || error.is_slot_busy();
+        // Another capture that is at work is as good as a session that was: this one is needed just when servers fail.
+        plan.worked |= error.is_slot_busy();
         // Who was let in before, or reads a standby's log, is not refused for good.
         let let_in_again = error.is_refused_login() && (plan.worked || source.standby.is_some());
         let without_streaming = error.forbids_streaming().filter(|_| plan.streaming);
         let may_pass = error.is_transient() || let_in_again || without_streaming.is_some();
-        if !may_pass || (!patient && began.elapsed() > start_deadline) {
+        if !may_pass || (!plan.worked && began.elapsed() > start_deadline) {
             return Err(error);
         }
         if let Some(kind) = without_streaming {

@@ -80,6 +80,9 @@ pub struct Again {
     /// Changes and rows of it that went to the dead letters since.
     #[serde(default)]
     pub refused: u64,
+    /// From where on it has to be read once more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Bound>,
 }
 
 impl TableSnapshot {
@@ -92,7 +95,7 @@ impl TableSnapshot {
     /// Begins the table anew, at this bound of the log. `gap`: changes before it are not in the topics.
     pub fn read_again(&mut self, since: Bound, gap: bool) {
         let stands = self.stands() && !gap;
-        *self = Self { again: Some(Again { since, stands, refused: 0 }), ..Self::default() };
+        *self = Self { again: Some(Again { since, stands, refused: 0, moved: None }), ..Self::default() };
     }
 }
 

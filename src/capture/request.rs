@@ -53,14 +53,13 @@ impl Work {
         }
     }
 
-    /// Begins to read tables again whose rows went over to another part with a row of another table, which the log does not say of them.
-    pub(super) fn children_moved(&mut self, tables: &[String], since: Bound) {
-        for table in tables {
-            let ledger = &self.publisher.progress.snapshot.tables;
-            // One transaction may move many rows.
-            let begun =
-                ledger.get(table).and_then(|table| table.again.as_ref()).is_some_and(|again| again.since == since);
-            if !begun {
+    /// Has a table read again whose rows went over to another part with a row of another table, which the log does not say of them. If it
+    /// is being read for that, it is read once more behind it, so that it comes to its end however often rows move.
+    pub(super) fn child_moved(&mut self, table: &str, since: Bound) {
+        let ledger = &mut self.publisher.progress.snapshot.tables;
+        match ledger.get_mut(table).and_then(|table| table.again.as_mut()) {
+            Some(again) if !again.stands => again.moved = again.moved.max(Some(since)),
+            _ => {
                 info!(%since, table, "a table is read again: rows one step away moved to another part");
                 self.read_table_again(table, since, true);
             }

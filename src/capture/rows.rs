@@ -6,12 +6,14 @@ use smallvec::SmallVec;
 use super::error::Error;
 use super::feeds::Feed;
 use super::progress::Progress;
+use super::publisher::Publisher;
 use super::snapshot::{Snapshot, key_of};
 use super::through::Memory;
 use super::work::Work;
-use crate::events::draft::Draft;
+use crate::events::draft::{Draft, Stamp};
 use crate::events::history::{write_history, write_history_truncation};
-use crate::events::mapping::entry::Part;
+use crate::events::mapping::entry::{Entry, Part};
+use crate::events::mapping::spec::Family;
 use crate::events::row::{Change, Row, Table, Value};
 use crate::events::state::{write_state_events, write_truncation};
 
@@ -37,11 +39,19 @@ impl Work {
         let (old, new) = match &sent {
             SentRow::Insert(new) => (None, Some(new_values(*new, None))),
             SentRow::Update(old, new) => {
-                let old = old_values(feed, old);
+                let mut old = old_values(&feed.table, old);
+                // A partition that says less of an old row says it only where the key changed.
+                if let Some(old) = old.as_mut().filter(|old| feed.nulls_may_be_unsent && is_rekeyed(feed, old, *new)) {
+                    forget_nulls(old);
+                }
                 let new = new_values(*new, old.as_deref());
                 (old, Some(new))
             }
-            SentRow::Delete(old) => (old_values(feed, old), None),
+            SentRow::Delete(old) => {
+                let mut old = old_values(&feed.table, old);
+                old.iter_mut().filter(|_| feed.nulls_may_be_unsent).for_each(forget_nulls);
+                (old, None)
+            }
         };
         let columns = feed.table.columns.len();
         if [&old, &new].into_iter().flatten().any(|row| row.len() != columns) {
@@ -64,7 +74,7 @@ impl Work {
         let stamp = transaction.stamp(&source);
         learn(&mut self.through, feed, change);
         let moved = self.through.watches(&feed.table.name) && moves(feed, change);
-        let moved = moved.then(|| (self.feeds.children_of(&feed.table.name), transaction.bound()));
+        let children = if moved { self.feeds.children_of(&feed.table.name) } else { Vec::new() };
         if self.history {
             let drafts = self.publisher.drafts();
             let draft = write_history(drafts, &feed.table, change, &stamp, seq, &transaction.context);
@@ -74,6 +84,14 @@ impl Work {
             }
             if let Some(earlier) = transaction.push(draft) {
                 self.publisher.send(earlier)?;
+            }
+        }
+        for (table, entries) in &children {
+            // Which rows left the old part nobody tells; what the table fed is to be forgotten until it is read again.
+            for draft in truncations(&mut self.publisher, entries, table, &stamp, seq) {
+                if let Some(earlier) = transaction.push(draft) {
+                    self.publisher.send(earlier)?;
+                }
             }
         }
         let mut refused = feed.broken.clone();
@@ -106,8 +124,9 @@ impl Work {
             note_refused(&mut self.publisher.progress, &feed.table.name);
             self.publisher.dead_letter(stamp.position(seq), &row, &reason)?;
         }
-        if let Some((children, since)) = moved {
-            self.children_moved(&children, since);
+        let since = transaction.bound();
+        for (table, _) in &children {
+            self.child_moved(table, since);
         }
         Ok(())
     }
@@ -124,17 +143,7 @@ impl Work {
         if self.history {
             drafts.push(write_history_truncation(self.publisher.drafts(), table, &stamp, seq, &transaction.context));
         }
-        let mut topics = Vec::new();
-        for family in feed.entries.iter().map(|entry| entry.family) {
-            if !topics.contains(&family) {
-                topics.push(family);
-                let entries: Vec<_> = feed.entries.iter().filter(|entry| entry.family == family).collect();
-                for partition in 0..self.publisher.partitions() {
-                    let spare = self.publisher.drafts();
-                    drafts.push(write_truncation(spare, &entries, &table.name, &stamp, seq, partition));
-                }
-            }
-        }
+        drafts.extend(truncations(&mut self.publisher, &feed.entries, &table.name, &stamp, seq));
         for draft in drafts {
             if let Some(earlier) = transaction.push(draft) {
                 self.publisher.send(earlier)?;
@@ -146,6 +155,19 @@ impl Work {
         }
         Ok(())
     }
+}
+
+/// Writes the records that drop what a table fed so far, one for every partition of each topic.
+fn truncations(publisher: &mut Publisher, entries: &[Entry], table: &str, stamp: &Stamp<'_>, seq: u32) -> Vec<Draft> {
+    let mut drafts = Vec::new();
+    for family in Family::ALL {
+        let entries: Vec<_> = entries.iter().filter(|entry| entry.family == family).collect();
+        for partition in 0..if entries.is_empty() { 0 } else { publisher.partitions() } {
+            let spare = publisher.drafts();
+            drafts.push(write_truncation(spare, &entries, table, stamp, seq, partition));
+        }
+    }
+    drafts
 }
 
 /// Returns the values of a new row; what was not sent is an unchanged TOASTed value, which the old row may hold.
@@ -160,8 +182,7 @@ fn new_values<'a>(new: TupleData<'a>, old: Option<&[Value<'a>]>) -> Values<'a> {
 
 /// Returns the values of an old row, as far as the replica identity gives it: the rest of a key tuple is sent as null,
 /// and means nothing.
-fn old_values<'a>(feed: &Feed, old: &OldRow<'a>) -> Option<Values<'a>> {
-    let table = &feed.table;
+fn old_values<'a>(table: &Table, old: &OldRow<'a>) -> Option<Values<'a>> {
     let (tuple, whole) = match old {
         OldRow::None => return None,
         OldRow::Key(tuple) => (tuple, false),
@@ -169,7 +190,6 @@ fn old_values<'a>(feed: &Feed, old: &OldRow<'a>) -> Option<Values<'a>> {
     };
     let value = |(at, column)| match column {
         _ if !whole && !table.in_identity(at) => Value::Unknown,
-        Column::Null if feed.nulls_may_be_unsent => Value::Unknown,
         Column::Null => Value::Null,
         Column::Text(text) | Column::Binary(text) => Value::Text(text),
         Column::Unchanged => Value::Unknown,
@@ -180,6 +200,17 @@ fn old_values<'a>(feed: &Feed, old: &OldRow<'a>) -> Option<Values<'a>> {
 /// Whether an event tells readers to look at the row themselves. A deletion lacks nothing that anybody needs.
 pub(super) fn lacks_values(draft: &Draft) -> bool {
     draft.shortened && !draft.deletes
+}
+
+/// Whether an update changes the primary key.
+fn is_rekeyed(feed: &Feed, old: &Values<'_>, new: TupleData<'_>) -> bool {
+    let new = new_values(new, None);
+    feed.table.primary_key.iter().any(|&column| old.get(column) != new.get(column))
+}
+
+/// Takes every null for a value that was not sent.
+fn forget_nulls(row: &mut Values<'_>) {
+    row.iter_mut().filter(|value| **value == Value::Null).for_each(|value| *value = Value::Unknown);
 }
 
 /// Takes note of a change without an event, in case its table is read again.

@@ -47,7 +47,7 @@ pub(super) struct Plan<'a> {
     pub(super) runtime: &'a Handle,
     /// Whether the server hands out transactions in progress.
     pub(super) streaming: bool,
-    /// Whether a session of this process has worked: what was right at its start is known.
+    /// Whether a session of this process has worked, or another capture was at work: the configuration was right then.
     pub(super) worked: bool,
 }
 
@@ -68,10 +68,10 @@ impl Plan<'_> {
         let config = config_of(&self.source.database)?;
         let mut replication = Connection::connect(&config_of(self.source.log())?, Kind::Replication)?;
         let system = replication.identify_system(timeout)?;
+        let mut primary = self.primary(&config)?;
         // Before anything is made.
         self.our_slot(&mut replication, &system)?;
         self.make_topics()?;
-        let mut primary = self.primary(&config)?;
         let feeds = self.check_mapping(&mut primary)?;
         let spill = self.spill()?;
         let timelines = replication.timelines(system.timeline, timeout)?;
@@ -80,9 +80,9 @@ impl Plan<'_> {
 
         // The order matters; see above. Progress is read twice: before, to refuse without harm, and after the fence.
         let decided = match self.decide(&mut replication, &timelines, &system) {
-            Err(Error::Lost { lost: Lost::Gap { .. }, .. }) => {
-                // A broker that died right behind a commit shows it only when its transaction was completed, which the
-                // fence waits for. Nobody has the slot, so nobody is fenced who should not be.
+            Err(Error::Lost { lost: Lost::Gap { .. } | Lost::Progress { .. }, .. }) => {
+                // A broker that died right behind a commit shows it, or all of it, only when its transaction was completed, which
+                // the fence waits for. Nobody has the slot, so nobody is fenced who should not be.
                 drop(self.fence()?);
                 self.decide(&mut replication, &timelines, &system)
             }
@@ -123,6 +123,10 @@ impl Plan<'_> {
         let bound = publisher.progress.bound;
         let at = Position { timeline: bound.timeline(), lsn: bound.lsn(), seq: 0 };
         named.iter().try_for_each(|missing| publisher.dead_letter(at, "*", missing))?;
+        if !named.is_empty() {
+            // Before anything else: what this session sends and does not commit could hide that records are gone.
+            publisher.commit_progress()?;
+        }
         Ok(session)
     }
 
@@ -200,7 +204,10 @@ impl Plan<'_> {
                 let (slot, server, remedy) = (&self.source.slot, replication.address(), Foreign::REMEDY);
                 Err(Error::Setup(format!("slot `{slot}` on {server} belongs to another use: {foreign}; {remedy}")))
             }
-            None => Ok(slot),
+            None => match slot.as_ref().and_then(|slot| slot.active_pid) {
+                Some(pid) => Err(Error::SlotBusy { slot: self.source.slot.clone(), pid }),
+                None => Ok(slot),
+            },
         }
     }
 
@@ -213,9 +220,6 @@ impl Plan<'_> {
         // The slot before the progress: what it was told is durable stands in the topics then. The other way round, another
         // capture that works and dies in between would look like a gap.
         let slot = self.our_slot(replication, system)?;
-        if let Some(pid) = slot.as_ref().and_then(|slot| slot.active_pid) {
-            return Err(Error::SlotBusy { slot: self.source.slot.clone(), pid });
-        }
         let state = Place::of(slot.as_ref(), timelines);
         let progress = self.read_progress()?;
         if progress.is_none()

@@ -112,7 +112,8 @@ impl Draft {
                 break;
             }
             draft = write(Some(longest));
-            draft.shortened = true;
+            // One that is too large even so will not be sent.
+            draft.shortened = draft.value.len() <= LARGEST_EVENT;
         }
         draft
     }

@@ -347,7 +347,7 @@ impl Snapshot {
                 if more && !refused {
                     self.search_behind(Arc::clone(&pass), since, high);
                 } else {
-                    complete(&pass, &mut progress);
+                    self.complete(&pass, &mut progress);
                 }
                 let vanished = if refused { Vec::new() } else { found.vanished };
                 Ok(Some(Ready { pass, high, content: Content::Vanished(vanished), progress }))
@@ -382,7 +382,7 @@ impl Snapshot {
         info!(table = pass.table(), rows = progress.rows, rows_per_s = rate, "the rows of a table are read");
         match &progress.again {
             Some(again) if !has_refused(pass, progress) => self.search_behind(Arc::clone(pass), again.since, high),
-            _ => complete(pass, progress),
+            _ => self.complete(pass, progress),
         }
     }
 
@@ -391,6 +391,17 @@ impl Snapshot {
         let number = self.next_number();
         let state = State::Unsearched { touched: Touched::default(), since, behind };
         self.put_first(Piece { number, pass, advance: None, state });
+    }
+
+    fn complete(&mut self, pass: &Pass, progress: &mut TableSnapshot) {
+        info!(table = pass.table(), rows = progress.rows, "snapshot of a table is done");
+        match progress.again.take().and_then(|again| again.moved) {
+            Some(since) => {
+                progress.read_again(since, true);
+                self.left.push_back(pass.table().to_owned());
+            }
+            None => progress.complete = true,
+        }
     }
 
     /// Puts a piece before all others. Those that had a bound already get another one: the stream passes it meanwhile.
@@ -412,10 +423,4 @@ fn has_refused(pass: &Pass, progress: &TableSnapshot) -> bool {
         );
     }
     refused > 0
-}
-
-fn complete(pass: &Pass, progress: &mut TableSnapshot) {
-    progress.complete = true;
-    progress.again = None;
-    info!(table = pass.table(), rows = progress.rows, "snapshot of a table is done");
 }

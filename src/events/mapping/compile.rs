@@ -98,7 +98,6 @@ pub fn compile(
         Part::None => None,
     };
     let entity = check.entity(spec, &part, part_column);
-    check.key_in_identity(&spec.table.place);
     let has_part = part != Part::None;
     let groups = spec.groups.iter().filter_map(|group| check.template(group, has_part)).collect();
     let ignore: Vec<usize> = spec.ignore.iter().filter_map(|name| check.column(name)).collect();
@@ -119,6 +118,29 @@ pub fn compile(
         }),
         _ => Err(check.errors),
     }
+}
+
+/// Refuses a table whose rows cannot be read beside live changes, as it is now: without a primary key, or with one that a delete
+/// would not give.
+#[must_use]
+pub fn refuse_unreadable(spec: &EntrySpec, table: &Table) -> Option<MappingError> {
+    let name = &table.name;
+    let (message, remedy) = if table.primary_key.is_empty() {
+        let message = format!(
+            "table `{name}` has no primary key among its published columns, or a deferrable one: its rows could not be read in \
+             chunks; run `ALTER TABLE {name} ADD PRIMARY KEY (…)`"
+        );
+        (message, None)
+    } else {
+        let outside = table.primary_key.iter().find(|column| !table.in_identity(**column))?;
+        let message = format!(
+            "column `{}` of the primary key is outside the replica identity of table `{name}`, so a row that a snapshot read \
+             could not be told from one that was deleted meanwhile: run `ALTER TABLE {name} REPLICA IDENTITY FULL`",
+            table.columns[*outside].name
+        );
+        (message, Some(format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table_in_sql(name))))
+    };
+    Some(MappingError { remedy, ..MappingError::new(&spec.table.place, name, message) })
 }
 
 struct Check<'a> {
@@ -182,20 +204,6 @@ impl Check<'_> {
             "column `{name}` is outside the replica identity of table `{table}`, so a delete could not be routed: \
              run `ALTER TABLE {table} REPLICA IDENTITY FULL`, or give it a unique index that holds the primary key and `{name}`, and \
              `ALTER TABLE {table} REPLICA IDENTITY USING INDEX …`"
-        );
-        let remedy = Some(format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table_in_sql(table)));
-        self.errors.push(MappingError { remedy, ..MappingError::new(place, table, message) });
-    }
-
-    /// Refuses a primary key that a delete would not give: a row that the snapshot read could not be told from one that is gone.
-    fn key_in_identity(&mut self, place: &Place) {
-        let Some(outside) = self.table.primary_key.iter().find(|column| !self.table.in_identity(**column)) else {
-            return;
-        };
-        let (table, name) = (&self.table.name, &self.table.columns[*outside].name);
-        let message = format!(
-            "column `{name}` of the primary key is outside the replica identity of table `{table}`, so a row that a snapshot \
-             read could not be told from one that was deleted meanwhile: run `ALTER TABLE {table} REPLICA IDENTITY FULL`"
         );
         let remedy = Some(format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table_in_sql(table)));
         self.errors.push(MappingError { remedy, ..MappingError::new(place, table, message) });
