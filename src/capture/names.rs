@@ -30,6 +30,16 @@ impl<T> PerTopic<T> {
         PerTopic { states: self.states.each_ref().map(&make), history: make(&self.history) }
     }
 
+    /// Returns that of a topic, to be changed.
+    pub(super) fn of_mut(&mut self, topic: Topic) -> &mut T {
+        match topic {
+            Topic::State(Family::Stock) => &mut self.states[0],
+            Topic::State(Family::Price) => &mut self.states[1],
+            Topic::State(Family::Content) => &mut self.states[2],
+            Topic::History => &mut self.history,
+        }
+    }
+
     /// Returns that of a topic.
     pub(super) fn of(&self, topic: Topic) -> &T {
         match topic {

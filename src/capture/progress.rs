@@ -139,12 +139,10 @@ impl Progress {
         })
     }
 
-    /// Takes note of a record that was sent to a partition.
-    pub fn sent(&mut self, topic: Topic, partition: u32) {
-        let end = self.ends.get_mut(topic.suffix()).and_then(|ends| ends.get_mut(partition as usize));
-        if let Some(end) = end {
-            *end += 1;
-        }
+    /// Takes note of records that were sent to the partitions of a topic, so many to each.
+    pub fn sent(&mut self, topic: Topic, records: &[u64]) {
+        let ends = self.ends.get_mut(topic.suffix()).into_iter().flatten();
+        ends.zip(records).for_each(|(end, records)| *end += records);
     }
 
     /// Counts a live event.
@@ -208,8 +206,8 @@ pub(super) mod tests {
             Ends::from([("stock".to_owned(), stock.to_vec()), ("history".to_owned(), vec![history])])
         };
         progress.ends = ends([4, 7], 2);
-        progress.sent(stock, 1);
-        progress.sent(history, 0);
+        progress.sent(stock, &[0, 1]);
+        progress.sent(history, &[1]);
         assert_eq!(progress.shorter(&ends([4, 8], 3)), None);
         assert_eq!(progress.shorter(&ends([9, 9], 9)), None, "control records take offsets, too");
         let shorter = Shorter { suffix: "stock".to_owned(), partition: 1, end: 7, expected: 8 };

@@ -56,6 +56,8 @@ pub(super) struct Publisher {
     /// Since when the open Kafka transaction is to end.
     ending: Option<Instant>,
     records: usize,
+    /// Records by partition that the progress does not count yet.
+    uncounted: PerTopic<Vec<u64>>,
     mark_bytes: Vec<u8>,
     events: Gathered,
     history: Gathered,
@@ -77,6 +79,7 @@ impl Publisher {
         Self {
             producer,
             sent: names.events.map(sent),
+            uncounted: names.events.map(|_| vec![0; topics.partitions.unsigned_abs() as usize]),
             names,
             source: format!("/highwater/{source_name}").into(),
             partitions: topics.partitions,
@@ -196,12 +199,12 @@ impl Publisher {
             Err(other) => return Err(other.into()),
         }
         self.records += 1;
-        self.progress.sent(draft.topic, partition.unsigned_abs());
+        self.uncounted.of_mut(draft.topic)[partition.unsigned_abs() as usize] += 1;
         if draft.deletes {
             let headers = [(POSITION_HEADER, &draft.position.text()[..])];
             self.producer.active().send(topic, partition, &draft.key, None, &headers)?;
             self.records += 1;
-            self.progress.sent(draft.topic, partition.unsigned_abs());
+            self.uncounted.of_mut(draft.topic)[partition.unsigned_abs() as usize] += 1;
         }
         if let (Topic::State(family), true) = (draft.topic, draft.live) {
             self.progress.count(family, partition.unsigned_abs());
@@ -236,7 +239,7 @@ impl Publisher {
             let kind = Topic::State(Family::ALL[family]);
             let topic = self.names.events.of(kind);
             self.progress.marks += 1;
-            self.progress.sent(kind, partition);
+            self.uncounted.of_mut(kind)[partition as usize] += 1;
             let mark = Mark {
                 source: &self.source,
                 topic,
@@ -325,6 +328,11 @@ impl Publisher {
         self.send_events()?;
         self.producer.active().drain(self.timeout)?;
         self.send_history()?;
+        for topic in Topic::ALL {
+            let records = self.uncounted.of_mut(topic);
+            self.progress.sent(topic, records);
+            records.fill(0);
+        }
         let record = serde_json::to_vec(&self.progress).map_err(|error| Error::Unexpected(error.to_string()))?;
         self.producer.active().send(&self.names.progress, 0, self.source.as_bytes(), Some(&record), &[])?;
         self.producer.end(self.timeout)?;

@@ -9,6 +9,7 @@ use highwater_demo::write::{self, Writers};
 
 use crate::process::{Pipeline, highwater};
 use crate::shop::{Shop, eventually, size};
+use crate::snapshot::{NEWEST, is_right};
 use crate::stack::SHOPS;
 
 /// Topics and history; no worker runs.
@@ -172,9 +173,7 @@ async fn a_slot_whose_log_the_server_removed_is_named_and_every_table_is_read_ag
     variables.insert("HIGHWATER_CAPTURE_ON_LOST_SLOT".to_owned(), "resnapshot".to_owned());
     let mut pipeline = Pipeline::start_with(&shop, &["capture", "cache"], &variables);
     pipeline.is_ready().await;
-    let newest = check::Options { story: check::Story::Gap, audit: false, ..check::Options::default() };
-    let report = check::everything(&shop.endpoints, &newest).await.expect("the check runs");
-    assert!(report.is_clean(), "{report}\n{}", pipeline.log());
+    is_right(&shop, &NEWEST, &pipeline.log()).await;
     assert!(pipeline.terminate().success(), "{}", pipeline.log());
     shop.admin.batch_execute("DROP TABLE unrelated").await.expect("it goes");
     shop.close().await;
@@ -217,9 +216,7 @@ async fn a_row_too_large_for_a_record_is_published_without_its_longest_values_an
     assert!(pipeline.metric("highwater_capture_snapshot_vanished_total", "parts").await < 1.0, "{}", pipeline.log());
     shop.admin.batch_execute("UPDATE parts SET description = 'short' WHERE id = 1").await.expect("a short row");
     // The checker wants to see each whole row in the history.
-    let newest = check::Options { story: check::Story::Gap, audit: false, ..check::Options::default() };
-    let report = check::everything(&shop.endpoints, &newest).await.expect("the check runs");
-    assert!(report.is_clean(), "{report}\n{}", pipeline.log());
+    is_right(&shop, &NEWEST, &pipeline.log()).await;
     let changes =
         shop.value("SELECT count(*) FROM data_change_logs WHERE table_name IN ('parts', 'part_specifications')").await;
     assert_eq!(changes, "4", "the audit log has each change");

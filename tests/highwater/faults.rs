@@ -9,6 +9,7 @@ use highwater_kafka::{Admin, Connection, Consumer, ConsumerSettings, Isolation};
 use crate::ahead::{UPDATE, Waiting, cached_stock};
 use crate::process::{Pipeline, highwater};
 use crate::shop::{Shop, eventually, within_a_minute};
+use crate::snapshot::{NEWEST, is_right};
 use crate::stack::SHOPS;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,9 +47,7 @@ async fn a_slot_made_anew_by_hand_is_a_gap_and_refused_or_every_table_is_read_ag
     let mut pipeline = Pipeline::start_with(&shop, &["capture", "cache"], &variables);
     pipeline.is_ready().await;
     assert!(pipeline.metric("highwater_capture_gaps_total", "lost_slot").await > 0.0);
-    let options = check::Options { story: check::Story::Gap, audit: false, ..check::Options::default() };
-    let report = check::everything(&shop.endpoints, &options).await.expect("the check runs");
-    assert!(report.is_clean(), "{report}\n{}", pipeline.log());
+    is_right(&shop, &NEWEST, &pipeline.log()).await;
     assert!(pipeline.terminate().success(), "{}", pipeline.log());
     shop.close().await;
 }
@@ -115,9 +114,7 @@ async fn a_topic_that_was_deleted_is_named_and_filled_again_if_wanted() {
     let mut pipeline = Pipeline::start_with(&shop, &["capture", "cache"], &variables);
     pipeline.is_ready().await;
     assert!(pipeline.metric("highwater_capture_gaps_total", "lost_records").await > 0.0);
-    let options = check::Options { story: check::Story::Gap, audit: false, ..check::Options::default() };
-    let report = check::everything(&shop.endpoints, &options).await.expect("the check runs");
-    assert!(report.is_clean(), "{report}\n{}", pipeline.log());
+    is_right(&shop, &NEWEST, &pipeline.log()).await;
     assert!(pipeline.terminate().success(), "{}", pipeline.log());
     let mut pipeline = shop.pipeline(&["capture"]).await;
     assert!(pipeline.terminate().success(), "{}", pipeline.log());
@@ -163,9 +160,7 @@ async fn a_table_that_loses_a_mapped_column_stops_alone_also_in_the_next_session
     shop.admin.batch_execute(mended).await.expect("the column is back");
     let again = highwater(&shop.endpoints.variables).args(["snapshot", "parts"]).status().expect("it runs");
     assert!(again.success(), "{}", pipeline.log());
-    let options = check::Options { story: check::Story::Gap, audit: false, ..check::Options::default() };
-    let report = check::everything(&shop.endpoints, &options).await.expect("the check runs");
-    assert!(report.is_clean(), "{report}\n{}", pipeline.log());
+    is_right(&shop, &NEWEST, &pipeline.log()).await;
     assert!(pipeline.terminate().success(), "{}", pipeline.log());
     shop.close().await;
 }

@@ -8,6 +8,7 @@ use highwater_kafka::{Connection, Isolation, last_record};
 
 use crate::process::{Pipeline, highwater};
 use crate::shop::{Shop, eventually};
+use crate::snapshot::{NEWEST, is_right};
 use crate::stack::{SHOPS, root};
 
 /// Stock levels in two partitions, of which the publication has the parts up to 10, and what they cost is nobody's business.
@@ -132,9 +133,7 @@ async fn a_partition_that_says_less_of_a_deleted_row_is_refused_and_one_that_com
     shop.admin.batch_execute("DELETE FROM part_prices WHERE id = 100002").await.expect("a deletion that can be routed");
     let again = highwater(&shop.endpoints.variables).args(["snapshot", "part_prices"]).status().expect("it runs");
     assert!(again.success(), "{}", pipeline.log());
-    let newest = check::Options { story: check::Story::Gap, audit: false, ..check::Options::default() };
-    let report = check::everything(&shop.endpoints, &newest).await.expect("the check runs");
-    assert!(report.is_clean(), "{report}\n{}", pipeline.log());
+    is_right(&shop, &NEWEST, &pipeline.log()).await;
     assert!(pipeline.terminate().success(), "{}", pipeline.log());
     shop.close().await;
 }

@@ -14,7 +14,7 @@ use crate::shop::{Shop, eventually, size};
 use crate::stack::Variables;
 
 /// Only the newest state can be right: some changes never reached the topics.
-const NEWEST: check::Options = check::Options {
+pub(crate) const NEWEST: check::Options = check::Options {
     patience: Duration::from_mins(2),
     story: check::Story::Gap,
     audit: false,
@@ -30,7 +30,7 @@ fn in_small_chunks(shop: &Shop) -> Variables {
     variables
 }
 
-async fn is_right(shop: &Shop, options: &check::Options, log: &str) {
+pub(crate) async fn is_right(shop: &Shop, options: &check::Options, log: &str) {
     let report = check::everything(&shop.endpoints, options).await.expect("the check runs");
     assert!(report.is_clean(), "{report}\n{log}");
 }
