@@ -5,7 +5,7 @@ use metrics::counter;
 use smallvec::SmallVec;
 
 use super::error::Error;
-use super::rows::{TOO_LARGE, Values, lacks_values, learn, note_refused, reference};
+use super::rows::{Values, learn, note_refused, reference};
 use super::snapshot::{Content, Overtaken, Pass, Vanished, key_of};
 use super::work::Work;
 use crate::events::draft::{Draft, Stamp};
@@ -89,9 +89,9 @@ impl Work {
                     self.publisher.dead_letter(stamp.position(at), &row, &format!("{}: {error}", entry.name))?;
                 }
                 for draft in events.drain(..) {
-                    if lacks_values(&draft) {
-                        let (row, reason) = (reference(&feed.table, change), format!("{}: {TOO_LARGE}", entry.name));
-                        self.publisher.dead_letter(stamp.position(at), &row, &reason)?;
+                    if draft.lacks_values() {
+                        let row = reference(&feed.table, change);
+                        self.publisher.dead_letter_of_values(stamp.position(at), &row, &entry.name)?;
                     }
                     self.publisher.send(draft)?;
                 }

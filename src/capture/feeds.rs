@@ -8,8 +8,9 @@ use tracing::{error, info, warn};
 use super::tables::{Described, StreamColumn, is_own, table_of_the_log};
 use crate::config::instead;
 use crate::events::json::Encoding;
-use crate::events::mapping::compile::{MappingError, check_entries, compile, refuse_unreadable};
+use crate::events::mapping::compile::{MappingError, check_entries, compile};
 use crate::events::mapping::entry::Entry;
+use crate::events::mapping::readable::refuse_unreadable;
 use crate::events::mapping::spec::{EntrySpec, Family, PartSpec};
 use crate::events::row::{Identity, Table};
 

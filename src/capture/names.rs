@@ -30,23 +30,26 @@ impl<T> PerTopic<T> {
         PerTopic { states: self.states.each_ref().map(&make), history: make(&self.history) }
     }
 
-    /// Returns that of a topic, to be changed.
-    pub(super) fn of_mut(&mut self, topic: Topic) -> &mut T {
-        match topic {
-            Topic::State(Family::Stock) => &mut self.states[0],
-            Topic::State(Family::Price) => &mut self.states[1],
-            Topic::State(Family::Content) => &mut self.states[2],
-            Topic::History => &mut self.history,
-        }
-    }
-
     /// Returns that of a topic.
     pub(super) fn of(&self, topic: Topic) -> &T {
-        match topic {
-            Topic::State(Family::Stock) => &self.states[0],
-            Topic::State(Family::Price) => &self.states[1],
-            Topic::State(Family::Content) => &self.states[2],
-            Topic::History => &self.history,
+        state_at(topic).map_or(&self.history, |at| &self.states[at])
+    }
+
+    /// Returns that of a topic, to be changed.
+    pub(super) fn of_mut(&mut self, topic: Topic) -> &mut T {
+        match state_at(topic) {
+            Some(at) => &mut self.states[at],
+            None => &mut self.history,
         }
+    }
+}
+
+/// Returns where a state topic stands among them, in the order of [`Family::ALL`].
+fn state_at(topic: Topic) -> Option<usize> {
+    match topic {
+        Topic::State(Family::Stock) => Some(0),
+        Topic::State(Family::Price) => Some(1),
+        Topic::State(Family::Content) => Some(2),
+        Topic::History => None,
     }
 }

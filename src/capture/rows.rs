@@ -20,10 +20,6 @@ use crate::events::state::{write_state_events, write_truncation};
 /// A row's values; most tables have no more columns than these, so that it needs no allocation.
 pub(super) type Values<'a> = SmallVec<[Value<'a>; 24]>;
 
-/// Why values of a row are in the dead letters.
-pub(super) const TOO_LARGE: &str =
-    "the event would be larger than a record may be, and was sent without the row's longest values";
-
 /// A change of one row as the log sends it.
 #[derive(Clone, Copy)]
 pub(super) enum SentRow<'a> {
@@ -80,7 +76,7 @@ impl Work {
             let draft = write_history(drafts, &feed.table, change, &stamp, seq, &transaction.context);
             if draft.shortened {
                 let row = reference(&feed.table, change);
-                self.publisher.dead_letter_of_history(stamp.position(seq), &row, TOO_LARGE)?;
+                self.publisher.dead_letter_of_history(stamp.position(seq), &row)?;
             }
             if let Some(earlier) = transaction.push(draft) {
                 self.publisher.send(earlier)?;
@@ -110,9 +106,9 @@ impl Work {
                 refused = Some(format!("{}: {error}", entry.name));
             }
             for draft in events.drain(..) {
-                if lacks_values(&draft) {
-                    let (row, reason) = (reference(&feed.table, change), format!("{}: {TOO_LARGE}", entry.name));
-                    self.publisher.dead_letter(stamp.position(seq), &row, &reason)?;
+                if draft.lacks_values() {
+                    let row = reference(&feed.table, change);
+                    self.publisher.dead_letter_of_values(stamp.position(seq), &row, &entry.name)?;
                 }
                 if let Some(earlier) = transaction.push(draft) {
                     self.publisher.send(earlier)?;
@@ -195,11 +191,6 @@ fn old_values<'a>(table: &Table, old: &OldRow<'a>) -> Option<Values<'a>> {
         Column::Unchanged => Value::Unknown,
     };
     Some(tuple.into_iter().enumerate().map(value).collect())
-}
-
-/// Whether an event tells readers to look at the row themselves. A deletion lacks nothing that anybody needs.
-pub(super) fn lacks_values(draft: &Draft) -> bool {
-    draft.shortened && !draft.deletes
 }
 
 /// Whether an update changes the primary key.

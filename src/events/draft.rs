@@ -118,6 +118,12 @@ impl Draft {
         draft
     }
 
+    /// Whether it tells readers to look at the row themselves. A deletion lacks nothing that anybody needs.
+    #[must_use]
+    pub fn lacks_values(&self) -> bool {
+        self.shortened && !self.deletes
+    }
+
     /// Begins an event: everything up to `entity`, from which on the event's own attributes follow.
     ///
     /// `id_tail` is what follows the position in the id, `/stock` for example.

@@ -3,5 +3,6 @@
 pub mod compile;
 mod declared;
 pub mod entry;
+pub mod readable;
 pub mod spec;
 mod template;
