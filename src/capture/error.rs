@@ -12,6 +12,26 @@ pub enum Error {
     /// PostgreSQL could not be reached, refused, or broke off.
     #[error("PostgreSQL: {0}")]
     Source(#[from] highwater_postgres::Error),
+    /// The server failed by a fault of its own (SQLSTATE XX000) while it decoded its log.
+    #[error(
+        "the server cannot decode its log for slot `{slot}`: {reason}; where that comes again without streaming, the slot is \
+         broken, as one that was made by hand while tables were altered or truncated can be: to have it replaced, and every \
+         mapped table read again, set [capture] on_lost_slot = \"resnapshot\""
+    )]
+    Decoding {
+        /// The slot.
+        slot: String,
+        /// What the server said.
+        reason: highwater_postgres::Error,
+    },
+    /// The catalogue changed while a slot was made, which could not be decoded then.
+    #[error("slot `{slot}` is made again: `{altered}` was created, altered, truncated or published while it was made")]
+    AlteredMeanwhile {
+        /// The slot.
+        slot: String,
+        /// One of the tables, enums, publications or schemas.
+        altered: String,
+    },
     /// Rows could not be read for the snapshot.
     #[error("reading rows for the snapshot: {0}")]
     Snapshot(highwater_postgres::Error),
@@ -77,13 +97,21 @@ impl Error {
         matches!(self, Self::Source(highwater_postgres::Error::Refused { .. }))
     }
 
-    /// Tells, as a label, why the next session does without streaming. Some servers fail by a fault of their own (SQLSTATE XX000) while they
-    /// stream a transaction in progress, such as 15 behind a rolled-back TRUNCATE ("could not map filenode"), and not behind its commit.
+    /// Names what ended a stream.
+    pub(super) fn of_stream(error: highwater_postgres::Error, slot: &str) -> Self {
+        if error.code() == Some("XX000") {
+            return Self::Decoding { slot: slot.to_owned(), reason: error };
+        }
+        Self::Source(error)
+    }
+
+    /// Tells, as a label, why the next session does without streaming. Some servers fail while they stream a transaction in progress,
+    /// such as 15 behind a rolled-back TRUNCATE ("could not map filenode"), and not behind its commit.
     #[must_use]
     pub fn forbids_streaming(&self) -> Option<&'static str> {
         match self {
             Self::Spill(reason) => Some(reason.kind()),
-            Self::Source(error) if error.code() == Some("XX000") => Some("decoding"),
+            Self::Decoding { .. } => Some("decoding"),
             _ => None,
         }
     }
@@ -94,15 +122,19 @@ impl Error {
         match self {
             // undefined_column, undefined_table: the table was altered; a new session looks at it again, or refuses it.
             Self::Snapshot(error) => error.is_transient() || matches!(error.code(), Some("42703" | "42P01")),
-            Self::Source(error) => error.is_transient() || self.is_slot_busy(),
+            // XX000: functions that look something up fail so where it is dropped beside them.
+            Self::Source(error) => error.is_transient() || self.is_slot_busy() || error.code() == Some("XX000"),
             Self::Topics(error) => error.is_transient(),
             // A new session fences whatever is left of this one; a fenced one waits for the slot like any other.
             Self::Producer(error) => !matches!(error, ProducerError::Fatal { .. }),
             // A promotion takes its time to reach every server, and every address.
-            Self::SlotBusy { .. } | Self::Spill(_) | Self::NotOneLog(_) => true,
-            Self::Lost { .. } | Self::TopicSettings(_) | Self::Mapping(_) | Self::Unexpected(_) | Self::Setup(_) => {
-                false
-            }
+            Self::SlotBusy { .. } | Self::Spill(_) | Self::NotOneLog(_) | Self::AlteredMeanwhile { .. } => true,
+            Self::Lost { .. }
+            | Self::Decoding { .. }
+            | Self::TopicSettings(_)
+            | Self::Mapping(_)
+            | Self::Unexpected(_)
+            | Self::Setup(_) => false,
         }
     }
 }
@@ -119,9 +151,10 @@ mod tests {
 
     #[test]
     fn a_fault_of_the_server_while_it_streams_is_tried_without_streaming_and_a_refused_login_is_told_apart() {
-        let fault = Error::Source(Source::Server(server("XX000").into()));
+        let of_stream = |code| Error::of_stream(Source::Server(server(code).into()), "s");
+        let fault = of_stream("XX000");
         assert_eq!((fault.forbids_streaming(), fault.is_transient()), (Some("decoding"), false));
-        assert_eq!(Error::Source(Source::Server(server("42704").into())).forbids_streaming(), None);
+        assert_eq!(of_stream("42704").forbids_streaming(), None);
         let (address, user, database) = ("db:5432".to_owned(), "highwater_capture".to_owned(), "shop".to_owned());
         let refused = Error::Source(Source::Refused { address, user, database, reason: server("28000").into() });
         assert!(refused.is_refused_login() && !refused.is_transient() && !fault.is_refused_login());

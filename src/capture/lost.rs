@@ -1,15 +1,15 @@
 //! Going on where the log or a topic does not: behind a slot that was lost, past a promotion, and where records are gone. What is
 //! missing is named in the log, in the metrics and in the dead letters, and every mapped table is read again.
 
-use highwater_postgres::Connection;
 use highwater_postgres::replication::Timelines;
+use highwater_postgres::{Connection, Session};
 use metrics::counter;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::error::Error;
 use super::feeds::Feeds;
 use super::progress::Progress;
-use super::session::Plan;
+use super::session::{Plan, config_of};
 use super::settings::OnLostSlot;
 use super::start::{Lost, Start};
 use crate::position::Bound;
@@ -18,6 +18,27 @@ impl Plan<'_> {
     /// Whether the operator wants to go on without what is missing.
     pub(super) fn goes_on_behind(&self, lost: &Lost) -> bool {
         self.settings.on_lost_slot == OnLostSlot::Resnapshot && lost.is_gap()
+    }
+
+    /// Drops a slot whose log the server cannot decode, if the operator wants to go on without what is missing: the next session finds
+    /// it lost. Once only: where the fault is not the slot's, a new one has it too.
+    pub(super) fn replaces_slot(&mut self, error: &Error) -> bool {
+        let Error::Decoding { slot, reason } = error else { return false };
+        if self.replaced || self.settings.on_lost_slot != OnLostSlot::Resnapshot {
+            return false;
+        }
+        error!(slot, %reason, "the slot is dropped: its server cannot decode what stands behind it");
+        match self.drop_slot(slot) {
+            Ok(()) => self.replaced = true,
+            // The next session ends here again.
+            Err(error) => warn!(%error, slot, "the slot could not be dropped yet"),
+        }
+        true
+    }
+
+    fn drop_slot(&self, slot: &str) -> Result<(), Error> {
+        let mut replication = Connection::connect(&config_of(self.source.log())?, Session::Replication)?;
+        Ok(replication.drop_slot(slot, true, self.settings.answer_timeout)?)
     }
 
     /// Drops the slot where it cannot be used, and returns how to start.

@@ -7,6 +7,7 @@
 //! the tables before. `measures` and `watch` tell how far all that is, the one from within, the other beside it.
 
 mod branch;
+mod catalogue;
 mod check;
 mod chunks;
 mod error;
@@ -93,7 +94,8 @@ pub fn run(
     shutdown: &Shutdown,
     standing: &Standing,
 ) -> Result<(), Error> {
-    let plan = Plan { source, settings, topics, runtime, streaming: settings.streaming, worked: false };
+    let plan =
+        Plan { source, settings, topics, runtime, streaming: settings.streaming, worked: false, replaced: false };
     let positions = Arc::new(Positions::default());
     let watch = runtime.spawn(watch(source.clone(), Arc::clone(&positions), shutdown.clone()));
     let outcome = sessions(plan, &positions, start_deadline, shutdown, standing);
@@ -128,7 +130,8 @@ fn sessions(
         // Who was let in before, or reads a standby's log, is not refused for good.
         let let_in_again = error.is_refused_login() && (plan.worked || source.standby.is_some());
         let without_streaming = error.forbids_streaming().filter(|_| plan.streaming);
-        let may_pass = error.is_transient() || let_in_again || without_streaming.is_some();
+        let replaced = without_streaming.is_none() && plan.replaces_slot(&error);
+        let may_pass = error.is_transient() || let_in_again || without_streaming.is_some() || replaced;
         if !may_pass || (!plan.worked && began.elapsed() > start_deadline) {
             return Err(error);
         }
@@ -160,6 +163,8 @@ fn reason(error: &Error) -> &'static str {
         Error::Producer(_) | Error::Topics(_) => "kafka",
         Error::Spill(_) => "spill",
         Error::NotOneLog(_) => "standby",
+        Error::Decoding { .. } => "decoding",
+        Error::AlteredMeanwhile { .. } => "altered",
         _ => "refused",
     }
 }

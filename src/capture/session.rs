@@ -49,6 +49,8 @@ pub(super) struct Plan<'a> {
     pub(super) streaming: bool,
     /// Whether a session of this process has worked, or another capture was at work: the configuration was right then.
     pub(super) worked: bool,
+    /// Whether a slot was dropped because its log could not be decoded. A second would not be better.
+    pub(super) replaced: bool,
 }
 
 /// A session that may publish.

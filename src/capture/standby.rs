@@ -8,6 +8,7 @@ use highwater_postgres::{Connection, Lsn, Session as Kind};
 use tracing::warn;
 
 use super::branch::Branch;
+use super::catalogue::Catalogue;
 use super::error::Error;
 use super::session::{Plan, config_of};
 
@@ -162,19 +163,25 @@ impl Plan<'_> {
         // A slot that a standby made itself cannot be one that is handed on to standbys.
         let on_standby = replication.in_recovery(timeout)?;
         let options = SlotOptions { temporary: false, failover: !on_standby };
-        if !on_standby {
-            return replication
-                .create_slot(&self.source.slot, options, timeout)
-                .map_err(|error| slow_slot(error).into());
+        if on_standby {
+            catch_up(replication, primary, timeout)?;
         }
-        catch_up(replication, primary, timeout)?;
-        std::thread::scope(|scope| {
+        let before = Catalogue::now(replication, timeout)?;
+        let slot = std::thread::scope(|scope| {
             let (made, is_made) = mpsc::channel();
-            scope.spawn(move || urge(primary, &is_made, timeout));
+            if on_standby {
+                scope.spawn(move || urge(primary, &is_made, timeout));
+            }
             let slot = replication.create_slot(&self.source.slot, options, timeout);
             drop(made);
-            slot.map_err(|error| slow_slot(error).into())
-        })
+            slot.map_err(slow_slot)
+        })?;
+        let altered = before.altered_since(replication, timeout);
+        if let Ok(None) = altered {
+            return Ok(slot);
+        }
+        replication.drop_slot(&slot.name, false, timeout)?;
+        Err(Error::AlteredMeanwhile { slot: slot.name, altered: altered?.unwrap_or_default() })
     }
 }
 

@@ -137,7 +137,7 @@ impl<'a> Loop<'a> {
         let at_hand = self.session.stream.has_buffered();
         let wait = if at_hand { Duration::ZERO } else { self.next_deadline() };
         let Session { stream, work } = &mut self.session;
-        let step = match stream.next(wait)? {
+        let step = match stream.next(wait).map_err(|error| Error::of_stream(error, &self.slot))? {
             Some(Frame::XLogData { payload, .. }) => work.message(payload)?,
             Some(Frame::Keepalive { wal_end, reply_requested, .. }) => {
                 let in_flight = work.inside || work.in_piece();

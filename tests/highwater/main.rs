@@ -15,6 +15,7 @@ mod faults;
 mod kills;
 mod letters_of_capture;
 mod metrics;
+mod new_slot;
 mod pipeline;
 mod process;
 mod promotion;

@@ -41,8 +41,8 @@ fn modes(server_version: u32) -> Vec<(u32, &'static [(&'static str, &'static str
 }
 
 /// Reads the slot's messages one by one and leaves them there.
-fn peek(subscription: &Subscription, version: u32, options: &[(&str, &str)]) -> Vec<Vec<u8>> {
-    let config = server().socket("shop").with_parameter("logical_decoding_work_mem", "64kB");
+fn peek(database: &str, subscription: &Subscription, version: u32, options: &[(&str, &str)]) -> Vec<Vec<u8>> {
+    let config = server().socket(database).with_parameter("logical_decoding_work_mem", "64kB");
     let mut session = Connection::connect(&config, Session::Ordinary).unwrap();
     let further: Vec<String> = options.iter().map(|(name, value)| format!(", '{name}', '{value}'")).collect();
     let sql = format!(
@@ -152,12 +152,12 @@ const EXPECTED: [&str; 24] = [
 #[test]
 fn on_random_logs_the_decoder_says_what_two_others_say() {
     let mut workload = Workload::new(seed());
-    let subscription = Subscription::new(&server().socket("shop"), &workload.publication());
+    let subscription = Subscription::new(&server().socket(workload.database()), &workload.publication());
     workload.run(STEPS);
     let mut shapes = BTreeMap::new();
     let server_version = server().session().server_version();
     for (version, options) in modes(server_version) {
-        shapes.extend(compare(&peek(&subscription, version, options), version));
+        shapes.extend(compare(&peek(workload.database(), &subscription, version, options), version));
     }
     let found = |start: &str| shapes.keys().any(|shape| shape.starts_with(start));
     // PostgreSQL 18 leaves out what was aborted as a whole before it is read.
@@ -219,10 +219,10 @@ fn heard_by_ours(subscription: &Subscription) -> Vec<Heard> {
 
 /// The same with pgwire-replication's client, which has no decoder of changes but reads frames, begins, commits and logical
 /// messages. It speaks version 1 of the protocol, without streamed transactions.
-async fn heard_by_pgwire(subscription: &Subscription) -> Vec<Heard> {
+async fn heard_by_pgwire(database: &str, subscription: &Subscription) -> Vec<Heard> {
     let (folder, port) = (server().env("PRIMARY_SOCKET_DIR"), server().port().parse().unwrap());
     let (slot, publication) = (subscription.slot.as_str(), subscription.publication.as_str());
-    let config = ReplicationConfig::unix(folder, port, "postgres", "", "shop", slot, publication);
+    let config = ReplicationConfig::unix(folder, port, "postgres", "", database, slot, publication);
     let mut client = ReplicationClient::connect(config).await.unwrap();
     let mut heard = Vec::new();
     while !is_end(&heard) {
@@ -256,11 +256,11 @@ fn is_end(heard: &[Heard]) -> bool {
 #[tokio::test]
 async fn on_random_logs_the_stream_brings_what_another_client_reads() {
     let mut workload = Workload::new(seed());
-    let subscription = Subscription::new(&server().socket("shop"), &workload.publication());
+    let subscription = Subscription::new(&server().socket(workload.database()), &workload.publication());
     workload.run(STEPS);
-    server().sql("SELECT pg_logical_emit_message(false, 'end', '')");
+    workload.end_of_log("end");
     let ours = heard_by_ours(&subscription);
-    let theirs = heard_by_pgwire(&subscription).await;
+    let theirs = heard_by_pgwire(workload.database(), &subscription).await;
     for (at, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
         assert_eq!(ours, theirs, "message {at}");
     }

@@ -42,9 +42,11 @@ struct Writer {
     savepoints: Option<u32>,
 }
 
-/// Two writers whose transactions interleave.
+/// Two writers whose transactions interleave, in a database of their own: `PostgreSQL` cannot decode, ever, what follows a truncation
+/// that was committed while a slot was made beside older transactions (XX000, "could not map filenumber").
 pub(crate) struct Workload {
     random: SmallRng,
+    database: String,
     schema: String,
     origin: String,
     writers: Vec<Writer>,
@@ -54,14 +56,17 @@ impl Workload {
     /// Makes the tables; everything else is random by the seed.
     pub(crate) fn new(seed: u64) -> Self {
         let mut random = SmallRng::seed_from_u64(seed);
-        let (schema, origin) = (format!("\"décodé {}\"", fresh("s")), fresh("origin"));
-        server().sql(&format!(
+        let (schema, origin, database) = (format!("\"décodé {}\"", fresh("s")), fresh("origin"), fresh("random"));
+        server().sql(&format!("CREATE DATABASE {database}"));
+        let session = || Connection::connect(&server().socket(&database), Session::Ordinary).unwrap();
+        let make = format!(
             "CREATE SCHEMA {schema}; SET search_path = {schema}; CREATE SEQUENCE ids; \
              CREATE TYPE mood AS ENUM ('glad', 'it''s \"odd\"'); CREATE DOMAIN even AS int CHECK (value % 2 = 0); \
              SELECT pg_replication_origin_create('{origin}')"
-        ));
+        );
+        session().simple_query(&make, TIMEOUT).unwrap();
         let writers = (0..2_u32).map(|number| {
-            let mut session = Connection::connect(&server().socket("shop"), Session::Ordinary).unwrap();
+            let mut session = session();
             session.simple_query(&format!("SET search_path = {schema}"), TIMEOUT).unwrap();
             if number == 1 {
                 // Its transactions look as if they had been replicated from elsewhere.
@@ -73,7 +78,16 @@ impl Workload {
             Writer { session, tables, savepoints: None }
         });
         let writers = writers.collect();
-        Self { random, schema, origin, writers }
+        Self { random, database, schema, origin, writers }
+    }
+
+    pub(crate) fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// Writes a logical message behind everything.
+    pub(crate) fn end_of_log(&mut self, prefix: &str) {
+        self.writers[0].execute(&format!("SELECT pg_logical_emit_message(false, '{prefix}', '')"));
     }
 
     /// Returns what stands after `CREATE PUBLICATION name`.
@@ -102,10 +116,8 @@ impl Drop for Workload {
             // Its server process may outlive its connection for a moment, and would keep the origin busy.
             self.writers[1].execute("SELECT pg_replication_origin_session_reset()");
             self.writers.clear();
-            server().sql(&format!(
-                "DROP SCHEMA {} CASCADE; SELECT pg_replication_origin_drop('{}')",
-                self.schema, self.origin
-            ));
+            server().sql(&format!("DROP DATABASE {} WITH (FORCE)", self.database));
+            server().sql(&format!("SELECT pg_replication_origin_drop('{}')", self.origin));
         }
     }
 }
