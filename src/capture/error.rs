@@ -14,8 +14,8 @@ pub enum Error {
     Source(#[from] highwater_postgres::Error),
     /// The server failed by a fault of its own (SQLSTATE XX000) while it decoded its log.
     #[error(
-        "the server cannot decode its log for slot `{slot}`: {reason}; where that comes again without streaming, the slot is \
-         broken, as one that was made by hand while tables were altered or truncated can be: to have it replaced, and every \
+        "the server cannot decode its log for slot `{slot}`: {reason}; where it cannot map a file (XX000) without streaming either, \
+         the slot is broken, as one that was made by hand while tables were created or truncated can be: to have it replaced, and every \
          mapped table read again, set [capture] on_lost_slot = \"resnapshot\""
     )]
     Decoding {
@@ -25,7 +25,10 @@ pub enum Error {
         reason: highwater_postgres::Error,
     },
     /// The catalogue changed while a slot was made, which could not be decoded then.
-    #[error("slot `{slot}` is made again: `{altered}` was created, altered, truncated or published while it was made")]
+    #[error(
+        "slot `{slot}` has to be made again: `{altered}` was created, altered, truncated or published while it was made; where this \
+         does not end, pause what does so until capture is ready"
+    )]
     AlteredMeanwhile {
         /// The slot.
         slot: String,
@@ -112,8 +115,17 @@ impl Error {
         match self {
             Self::Spill(reason) => Some(reason.kind()),
             Self::Decoding { .. } => Some("decoding"),
+            // Functions that look something up fail so where it is dropped beside them: that passes, and is worth another session.
+            Self::Source(error) if error.code() == Some("XX000") => Some("decoding"),
             _ => None,
         }
+    }
+
+    /// Whether changes cannot be decoded because the catalogue changed while their slot was made. A server that says it in
+    /// another language is not understood, and capture ends.
+    pub(super) fn is_of_a_slot_made_wrongly(&self) -> bool {
+        // "filenode" before PostgreSQL 16.
+        matches!(self, Self::Decoding { reason, .. } if reason.to_string().contains("could not map filen"))
     }
 
     /// Whether a new session may succeed without anybody changing anything.
@@ -122,8 +134,7 @@ impl Error {
         match self {
             // undefined_column, undefined_table: the table was altered; a new session looks at it again, or refuses it.
             Self::Snapshot(error) => error.is_transient() || matches!(error.code(), Some("42703" | "42P01")),
-            // XX000: functions that look something up fail so where it is dropped beside them.
-            Self::Source(error) => error.is_transient() || self.is_slot_busy() || error.code() == Some("XX000"),
+            Self::Source(error) => error.is_transient() || self.is_slot_busy(),
             Self::Topics(error) => error.is_transient(),
             // A new session fences whatever is left of this one; a fenced one waits for the slot like any other.
             Self::Producer(error) => !matches!(error, ProducerError::Fatal { .. }),
@@ -155,6 +166,7 @@ mod tests {
         let fault = of_stream("XX000");
         assert_eq!((fault.forbids_streaming(), fault.is_transient()), (Some("decoding"), false));
         assert_eq!(of_stream("42704").forbids_streaming(), None);
+        assert!(!fault.is_of_a_slot_made_wrongly(), "not every fault is the slot's");
         let (address, user, database) = ("db:5432".to_owned(), "highwater_capture".to_owned(), "shop".to_owned());
         let refused = Error::Source(Source::Refused { address, user, database, reason: server("28000").into() });
         assert!(refused.is_refused_login() && !refused.is_transient() && !fault.is_refused_login());

@@ -20,25 +20,24 @@ impl Plan<'_> {
         self.settings.on_lost_slot == OnLostSlot::Resnapshot && lost.is_gap()
     }
 
-    /// Drops a slot whose log the server cannot decode, if the operator wants to go on without what is missing: the next session finds
-    /// it lost. Once only: where the fault is not the slot's, a new one has it too.
+    /// Drops a slot that was made wrongly, if the operator wants to go on without what is missing: the next session finds it lost, and
+    /// looks the new one over. Any other fault of decoding is not the slot's, and a newer server may mend it: the slot stays.
     pub(super) fn replaces_slot(&mut self, error: &Error) -> bool {
         let Error::Decoding { slot, reason } = error else { return false };
-        if self.replaced || self.settings.on_lost_slot != OnLostSlot::Resnapshot {
+        let wanted = self.settings.on_lost_slot == OnLostSlot::Resnapshot && error.is_of_a_slot_made_wrongly();
+        if self.replaced || !wanted {
             return false;
         }
         error!(slot, %reason, "the slot is dropped: its server cannot decode what stands behind it");
-        match self.drop_slot(slot) {
-            Ok(()) => self.replaced = true,
-            // The next session ends here again.
-            Err(error) => warn!(%error, slot, "the slot could not be dropped yet"),
-        }
-        true
+        self.replaced =
+            self.drop_slot(slot).inspect_err(|error| warn!(%error, slot, "it could not be dropped")).is_ok();
+        self.replaced
     }
 
-    fn drop_slot(&self, slot: &str) -> Result<(), Error> {
+    /// Drops a slot that nobody reads.
+    pub(super) fn drop_slot(&self, slot: &str) -> Result<(), Error> {
         let mut replication = Connection::connect(&config_of(self.source.log())?, Session::Replication)?;
-        Ok(replication.drop_slot(slot, true, self.settings.answer_timeout)?)
+        Ok(replication.drop_slot(slot, false, self.settings.answer_timeout)?)
     }
 
     /// Drops the slot where it cannot be used, and returns how to start.

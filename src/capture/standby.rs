@@ -180,7 +180,8 @@ impl Plan<'_> {
         if let Ok(None) = altered {
             return Ok(slot);
         }
-        replication.drop_slot(&slot.name, false, timeout)?;
+        // Over a connection that works, whatever the look came to.
+        self.drop_slot(&slot.name)?;
         Err(Error::AlteredMeanwhile { slot: slot.name, altered: altered?.unwrap_or_default() })
     }
 }
