@@ -258,7 +258,7 @@ async fn on_random_logs_the_stream_brings_what_another_client_reads() {
     let mut workload = Workload::new(seed());
     let subscription = Subscription::new(&server().socket(workload.database()), &workload.publication());
     workload.run(STEPS);
-    workload.end_of_log("end");
+    workload.mark_end();
     let ours = heard_by_ours(&subscription);
     let theirs = heard_by_pgwire(workload.database(), &subscription).await;
     for (at, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {

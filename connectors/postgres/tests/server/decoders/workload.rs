@@ -85,9 +85,9 @@ impl Workload {
         &self.database
     }
 
-    /// Writes a logical message behind everything.
-    pub(crate) fn end_of_log(&mut self, prefix: &str) {
-        self.writers[0].execute(&format!("SELECT pg_logical_emit_message(false, '{prefix}', '')"));
+    /// Writes a logical message with the prefix `end` behind everything.
+    pub(crate) fn mark_end(&mut self) {
+        self.writers[0].execute("SELECT pg_logical_emit_message(false, 'end', '')");
     }
 
     /// Returns what stands after `CREATE PUBLICATION name`.
