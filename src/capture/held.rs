@@ -106,10 +106,11 @@ impl<'a> Held<'a> {
         let name = |&(topic, partition): &(Topic, i32)| (self.topics.name(topic.suffix()), partition);
         let named: Vec<(String, i32)> = self.partitions.iter().map(name).collect();
         let settings = ConsumerSettings::new("highwater.ends", Isolation::ReadUncommitted);
-        let found = Consumer::new(&self.connection, settings)?.ends(&named, self.timeout).await?;
-        for ((topic, _), end) in self.partitions.iter().zip(found) {
+        let consumer = Consumer::new(&self.connection, settings)?;
+        for ((topic, _), end) in self.partitions.iter().zip(consumer.ends(&named, self.timeout).await?) {
             ends.entry(topic.suffix().to_owned()).or_default().push(end);
         }
+        consumer.leave();
         Ok(ends)
     }
 }

@@ -85,6 +85,15 @@ impl Consumer {
         })
     }
 
+    /// Lets go of the client in the background: the crate blocks for up to 100 ms before it is gone.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a runtime.
+    pub fn leave(self) {
+        tokio::task::spawn_blocking(move || drop(self));
+    }
+
     /// Reads these partitions from these offsets, and no others from now on.
     ///
     /// # Errors

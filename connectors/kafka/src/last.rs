@@ -31,10 +31,10 @@ pub async fn last_record(
     let ends = consumer.watermarks(topic, partition, timeout).await?;
     let mut window = FIRST_WINDOW;
     let mut start = ends.high;
-    while start > ends.low {
+    let mut newest = None;
+    while newest.is_none() && start > ends.low {
         start = (ends.high - window).max(ends.low);
         consumer.assign(&[Start { topic: topic.to_owned(), partition, offset: start }])?;
-        let mut newest = None;
         // A writer beside us could move the end for ever: `ends.high` is where this search stops.
         while !consumer.at_end(topic, partition) && consumer.position(topic, partition).is_some_and(|p| p < ends.high) {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -46,10 +46,8 @@ pub async fn last_record(
             }
             newest = consumer.next_batch(BATCH_RECORDS, left.min(Duration::from_millis(100))).await?.pop().or(newest);
         }
-        if newest.is_some() {
-            return Ok(newest);
-        }
         window = window.saturating_mul(4);
     }
-    Ok(None)
+    consumer.leave();
+    Ok(newest)
 }

@@ -19,6 +19,10 @@ use crate::error::{Error, ProducerError};
 
 /// How long one step of draining serves delivery reports before it looks again.
 const DRAIN_STEP: Duration = Duration::from_millis(1);
+/// After so many answers of a broker without a number, no other is waited for.
+const CONNECT_TRIES: usize = 5;
+/// The topic whose leaders are the coordinators of transactions (KIP-98).
+const COORDINATORS: &str = "__transaction_state";
 
 /// How the producer batches and how long it tries.
 #[derive(Clone, Debug)]
@@ -153,7 +157,10 @@ impl TransactionalProducer {
         if self.taken.load(Ordering::Acquire) {
             return Ok(());
         }
-        let taken = self.client.init_transactions(timeout);
+        let deadline = Instant::now() + timeout;
+        self.connect(deadline);
+        let left = deadline.saturating_duration_since(Instant::now()).max(DRAIN_STEP);
+        let taken = self.client.init_transactions(left);
         self.taken.store(taken.is_ok(), Ordering::Release);
         taken.map_err(|error| match self.classify(&error) {
             ProducerError::Transient { reason } => ProducerError::Transient {
@@ -164,6 +171,18 @@ impl TransactionalProducer {
             },
             other => other,
         })
+    }
+
+    /// Waits for a connection that stays: without one, the client asks for the coordinator half a second later, and the first
+    /// that it has is closed once it knows the brokers by their numbers. What stands in the way, the next call tells.
+    fn connect(&self, deadline: Instant) {
+        for _ in 0..CONNECT_TRIES {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.client.client().fetch_metadata(Some(COORDINATORS), left) {
+                Ok(metadata) if metadata.orig_broker_id() < 0 => {}
+                _ => return,
+            }
+        }
     }
 
     /// Begins a transaction.
