@@ -178,7 +178,8 @@ pub(super) fn describe_named(
     describe(connection, &tables, timeout)
 }
 
-/// Describes the tables that a query names: `schemaname`, `tablename`, `attnames` (all columns where null), `rowfilter`.
+/// Describes the tables that a query names: `schemaname`, `tablename`, `attnames` (all columns that are not generated where null;
+/// from 18 on a publication may have stored generated ones), `rowfilter`.
 fn describe(connection: &mut Connection, tables: &str, timeout: Duration) -> Result<HashMap<u32, Described>, Error> {
     let sql = format!(
         "SELECT c.oid, n.nspname, c.relname, c.relreplident, p.rowfilter, a.attname, a.atttypid,
@@ -197,8 +198,9 @@ fn describe(connection: &mut Connection, tables: &str, timeout: Duration) -> Res
          FROM ({tables}) p
          JOIN pg_namespace n ON n.nspname = p.schemaname
          JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
-         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
-         WHERE p.attnames IS NULL OR a.attname = ANY (p.attnames) ORDER BY c.oid, a.attnum"
+         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+         WHERE CASE WHEN p.attnames IS NULL THEN a.attgenerated = '' ELSE a.attname = ANY (p.attnames) END
+         ORDER BY c.oid, a.attnum"
     );
     let rows = connection.simple_query(&sql, timeout)?.rows;
     let mut tables: HashMap<u32, Described> = HashMap::new();

@@ -9,7 +9,7 @@ use highwater_kafka::{Connection, Isolation, last_record};
 use crate::process::{Pipeline, highwater};
 use crate::shop::{Shop, eventually};
 use crate::snapshot::{NEWEST, is_right};
-use crate::stack::{SHOPS, root};
+use crate::stack::{NEWEST_POSTGRES, SHOPS, Stack, root};
 
 /// Stock levels in two partitions, of which the publication has the parts up to 10, and what they cost is nobody's business.
 const PARTITIONED: &str = "
@@ -38,11 +38,11 @@ const MOVES: [&str; 4] = [
 ];
 
 /// Writes config.toml with every column that stock has, and no field takes, among its attributes; returns where.
-fn with_all_attributes(name: &str) -> String {
+fn with_all_attributes(servers: &Stack, name: &str) -> String {
     let shown = std::fs::read_to_string(root().join("config.toml")).expect("config.toml");
     let (before, stock) = shown.split_once("table = \"stock_levels\"").expect("an entry for stock_levels");
     let text = format!("{before}table = \"stock_levels\"{}", stock.replacen("attributes = []\n", "", 1));
-    let path = SHOPS.path().join(format!("log/{name}.toml"));
+    let path = servers.path().join(format!("log/{name}.toml"));
     std::fs::write(&path, text).expect("a configuration");
     path.to_string_lossy().into_owned()
 }
@@ -57,7 +57,7 @@ async fn a_partitioned_table_comes_by_its_root_with_the_publications_columns_and
     let shop = Shop::open("partitioned", 20).await;
     shop.admin.batch_execute(PARTITIONED).await.expect("a partitioned table");
     let mut variables = shop.endpoints.variables.clone();
-    variables.insert("HIGHWATER_CONFIG".to_owned(), with_all_attributes(&shop.endpoints.topic_prefix));
+    variables.insert("HIGHWATER_CONFIG".to_owned(), with_all_attributes(&SHOPS, &shop.endpoints.topic_prefix));
     let mut pipeline = Pipeline::start_with(&shop, &["capture", "cache"], &variables);
     pipeline.is_ready().await;
     check::caught_up(&shop.endpoints, Duration::from_mins(1)).await.expect("the snapshot");
@@ -90,6 +90,38 @@ async fn a_partitioned_table_comes_by_its_root_with_the_publications_columns_and
             && !text.contains("purchase_cost")
     })
     .await;
+    assert!(!pipeline.log().contains("has other columns"), "{}", pipeline.log());
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stored_generated_column_that_the_publication_has_comes_with_rows_that_are_read_and_streamed_alike() {
+    let shop = Shop::open_on(&NEWEST_POSTGRES, &["primary", "redis", "kafka"], "generated", 20).await;
+    let generated = "ALTER TABLE stock_levels ADD doubled integer GENERATED ALWAYS AS (current_stock * 2) STORED";
+    shop.admin.batch_execute(generated).await.expect("a generated column");
+    let refused =
+        shop.admin.batch_execute("UPDATE stock_levels SET current_stock = 111").await.expect_err("not published");
+    let check = highwater(&shop.endpoints.variables).arg("check").output().expect("it runs");
+    let check = String::from_utf8_lossy(&check.stdout).into_owned();
+    let named = check.lines().any(|line| line.contains("stock_levels") && line.contains("generated columns, doubled"));
+    assert!(named, "{refused} is foreseen: {check}");
+    let published = "ALTER PUBLICATION \"highwater\" SET (publish_generated_columns = stored);";
+    assert!(check.contains(published), "{check}");
+    shop.admin.batch_execute(published).await.expect("the remedy");
+    shop.admin.batch_execute("UPDATE stock_levels SET current_stock = 111").await.expect("it is not refused any more");
+    let mut variables = shop.endpoints.variables.clone();
+    variables
+        .insert("HIGHWATER_CONFIG".to_owned(), with_all_attributes(&NEWEST_POSTGRES, &shop.endpoints.topic_prefix));
+    let mut pipeline = Pipeline::start_with(&shop, &["capture", "cache"], &variables);
+    pipeline.is_ready().await;
+    check::caught_up(&shop.endpoints, Duration::from_mins(1)).await.expect("the snapshot");
+    shop.admin.batch_execute("UPDATE stock_levels SET current_stock = 777 WHERE part_id = 3").await.expect("a change");
+    check::caught_up(&shop.endpoints, Duration::from_mins(1)).await.expect("the stream");
+    for (part, doubled) in [(2, "\"doubled\":222"), (3, "\"doubled\":1554")] {
+        let row = cached(&shop, part).await.unwrap_or_default();
+        assert!(row.contains(doubled), "part {part}: {row}");
+    }
     assert!(!pipeline.log().contains("has other columns"), "{}", pipeline.log());
     assert!(pipeline.terminate().success(), "{}", pipeline.log());
     shop.close().await;

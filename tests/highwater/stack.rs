@@ -27,6 +27,9 @@ pub(crate) static FAILED_OVER: Stack = Stack::new("build/test-failover").of_post
 /// A primary and a standby whose log is read, of the oldest PostgreSQL that hands it out.
 pub(crate) static READ_FROM_STANDBY: Stack = Stack::new("build/test-standby").of_postgres("16");
 
+/// Servers with the newest PostgreSQL, for what the others do not have.
+pub(crate) static NEWEST_POSTGRES: Stack = Stack::new("build/test-newest").of_postgres("18");
+
 /// Servers in a folder of their own.
 pub(crate) struct Stack {
     /// From the checkout's root.

@@ -17,6 +17,7 @@ mod slot;
 mod source;
 mod spill;
 mod standby;
+mod table_facts;
 mod tables;
 mod topics;
 mod transactions;

@@ -4,7 +4,7 @@ use highwater_postgres::quote;
 use tokio_postgres::Client;
 
 use super::report::Report;
-use super::tables::TableFacts;
+use super::table_facts::TableFacts;
 use crate::config::Source;
 
 /// What the server says of the publication.

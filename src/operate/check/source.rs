@@ -8,9 +8,10 @@ use tokio_postgres::Client;
 use super::report::Report;
 use super::server::ServerFacts;
 use super::slot::Published;
-use super::tables::{Judge, TableFacts};
+use super::table_facts::{self, TableFacts};
+use super::tables::Judge;
 use super::unreachable::{connect, failed, remedy};
-use super::{clock, connections, publication, server, slot, standby, tables, transactions};
+use super::{clock, connections, publication, server, slot, standby, transactions};
 use crate::capture::{self, MappingCheck};
 use crate::config::Server;
 use crate::operate::database::{ANSWER, within};
@@ -70,7 +71,7 @@ async fn look_at_tables(
     report: &mut Report,
 ) -> Result<(), Error> {
     let source = &config.source;
-    let tables = tables::facts(client, source, server.version).await?;
+    let tables = table_facts::facts(client, source, server.version).await?;
     let found = publication::facts(client, &source.publication).await?;
     let is_mapped = |table: &&TableFacts| source.map.iter().any(|entry| entry.table.value == table.name);
     publication::judge(source, found, &tables.iter().filter(is_mapped).collect::<Vec<_>>(), report);

@@ -1,145 +1,17 @@
 //! The captured tables: whether they are published, can be read, and show what their events need of the old row.
 
 use highwater_postgres::quote;
-use tokio_postgres::Client;
 
 use super::publication::Publication;
 use super::report::Report;
+use super::table_facts::TableFacts;
 use crate::config::{Source, instead};
 use crate::events::mapping::compile::reads_column;
 use crate::events::mapping::spec::EntrySpec;
 
-/// What the server says of one table.
-#[derive(Debug, Clone)]
-#[expect(clippy::struct_excessive_bools, reason = "each is an independent fact of the catalogue")]
-pub(super) struct TableFacts {
-    /// As the mapping calls it.
-    pub(super) name: String,
-    /// Quoted where needed, with its schema outside `public`.
-    pub(super) sql_name: String,
-    pub(super) schema: String,
-    /// `pg_class.relkind`: r table, p partitioned, f foreign, v and m views.
-    pub(super) kind: char,
-    pub(super) unlogged: bool,
-    /// It is a partition of another.
-    pub(super) partition: bool,
-    pub(super) published: bool,
-    /// The table above it that is published, by which its changes come where the publication has them by roots.
-    pub(super) published_root: Option<String>,
-    pub(super) schema_usable: bool,
-    pub(super) readable: bool,
-    /// Row security hides rows from this role.
-    pub(super) rows_hidden: bool,
-    /// `pg_class.relreplident`: f full, d primary key, i index, n nothing.
-    pub(super) identity: char,
-    /// The columns of the identity; all where it is full.
-    pub(super) identity_columns: Vec<String>,
-    /// Columns that the publication's list leaves out.
-    pub(super) cut_off: Vec<String>,
-    /// Columns that the publication's row filter reads.
-    pub(super) filter_columns: Vec<String>,
-    /// Columns whose values may be stored apart, so that an update that leaves them alone does not send them.
-    pub(super) toastable: Vec<String>,
-    /// Partitions whose identity is another than its own: each one's own decides.
-    pub(super) odd_partitions: Vec<String>,
-}
-
-impl TableFacts {
-    pub(super) fn is_partitioned(&self) -> bool {
-        self.kind == 'p'
-    }
-
-    /// Whether the log can have its changes.
-    pub(super) fn can_be_captured(&self) -> bool {
-        matches!(self.kind, 'r' | 'p')
-    }
-
-    /// Whether the publication has it, under its own name.
-    pub(super) fn is_captured(&self) -> bool {
-        self.published
-    }
-}
-
-/// `{lists}` is what PostgreSQL 15 and newer have more: column lists and row filters.
-const FACTS: &str = "
-    SELECT CASE n.nspname WHEN 'public' THEN c.relname::text ELSE n.nspname || '.' || c.relname END,
-           CASE n.nspname WHEN 'public' THEN format('%I', c.relname) ELSE format('%I.%I', n.nspname, c.relname) END,
-           n.nspname::text, c.relkind::text, c.relpersistence = 'u', c.relispartition,
-           p.tablename IS NOT NULL, has_schema_privilege(n.oid, 'USAGE'),
-           NOT EXISTS (SELECT FROM columns WHERE attrelid = c.oid AND attname <> ALL (coalesce(l.cut_off, '{}'))
-                       AND NOT has_column_privilege(c.oid, attnum, 'SELECT')),
-           row_security_active(c.oid), c.relreplident::text,
-           ARRAY(SELECT attname::text FROM columns WHERE attrelid = c.oid AND (c.relreplident = 'f' OR attnum = ANY (
-               SELECT unnest(i.indkey[0:i.indnkeyatts - 1]) FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid
-               AND CASE c.relreplident WHEN 'd' THEN i.indisprimary AND i.indimmediate WHEN 'i' THEN i.indisreplident
-                   ELSE false END))),
-           coalesce(l.cut_off, '{}')::text[], coalesce(l.filtered, '{}')::text[],
-           ARRAY(SELECT attname::text FROM columns WHERE attrelid = c.oid AND attstorage <> 'p'
-                 AND EXISTS (SELECT FROM pg_class part WHERE part.reltoastrelid <> 0 AND
-                     (part.oid = c.oid OR part.oid IN (SELECT relid FROM pg_partition_tree(c.oid))))
-                 ORDER BY attnum),
-           ARRAY(SELECT t.relid::regclass::text FROM pg_partition_tree(c.oid) t JOIN pg_class part ON part.oid = t.relid
-                 WHERE c.relkind = 'p' AND t.isleaf AND part.relreplident <> c.relreplident),
-           CASE WHEN c.relispartition THEN (SELECT CASE q.schemaname WHEN 'public' THEN q.tablename::text ELSE q.schemaname || '.' || q.tablename END
-            FROM pg_partition_ancestors(c.oid) a JOIN pg_class up ON up.oid = a.relid AND up.oid <> c.oid
-            JOIN pg_publication_tables q ON q.pubname = $1 AND q.tablename = up.relname
-                 AND q.schemaname = (SELECT nspname FROM pg_namespace WHERE oid = up.relnamespace) LIMIT 1) END
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    LEFT JOIN pg_publication_tables p ON p.pubname = $1 AND p.schemaname = n.nspname AND p.tablename = c.relname
-    LEFT JOIN LATERAL ({lists}) l ON true
-    WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm')
-      AND (p.tablename IS NOT NULL
-           OR CASE n.nspname WHEN 'public' THEN c.relname::text ELSE n.nspname || '.' || c.relname END = ANY ($2))
-    ORDER BY 1";
-
-const COLUMNS: &str = "
-    WITH columns AS (SELECT attrelid, attname, attnum, attstorage FROM pg_attribute
-                     WHERE attnum > 0 AND NOT attisdropped AND attgenerated = '')";
-
-// The filter is an expression tree, whose text names the columns that it reads by their numbers.
-const LISTS: &str = "
-    SELECT ARRAY(SELECT attname FROM columns WHERE attrelid = c.oid AND attname <> ALL (p.attnames)) AS cut_off,
-           ARRAY(SELECT DISTINCT attname FROM columns, pg_publication_rel r JOIN pg_publication b ON b.oid = r.prpubid,
-                 regexp_matches(r.prqual::text, ':varattno (\\d+)', 'g') AS read
-                 WHERE b.pubname = $1 AND r.prrelid = c.oid AND attrelid = c.oid AND attnum = read[1]::int) AS filtered
-    WHERE p.tablename IS NOT NULL";
-
 /// Highwater's own tables: publishing them would capture what a worker writes.
 fn is_own(table: &TableFacts) -> bool {
     table.schema == "highwater" || table.sql_name.starts_with("data_change_logs")
-}
-
-/// Asks for every table that is published or mapped.
-pub(super) async fn facts(
-    client: &Client,
-    source: &Source,
-    version: i32,
-) -> Result<Vec<TableFacts>, tokio_postgres::Error> {
-    let lists = if version >= 150_000 { LISTS } else { "SELECT NULL::name[] AS cut_off, NULL::name[] AS filtered" };
-    let sql = format!("{COLUMNS} {}", FACTS.replace("{lists}", lists));
-    let names: Vec<&str> = source.map.iter().map(|entry| entry.table.value.as_str()).collect();
-    let rows = client.query(&sql, &[&source.publication, &names]).await?;
-    let letter = |text: String| text.chars().next().unwrap_or(' ');
-    let facts = rows.into_iter().map(|row| TableFacts {
-        name: row.get(0),
-        sql_name: row.get(1),
-        schema: row.get(2),
-        kind: letter(row.get(3)),
-        unlogged: row.get(4),
-        partition: row.get(5),
-        published: row.get(6),
-        schema_usable: row.get(7),
-        readable: row.get(8),
-        rows_hidden: row.get(9),
-        identity: letter(row.get(10)),
-        identity_columns: row.get(11),
-        cut_off: row.get(12),
-        filter_columns: row.get(13),
-        toastable: row.get(14),
-        odd_partitions: row.get(15),
-        published_root: row.get(16),
-    });
-    Ok(facts.collect())
 }
 
 /// What all tables are judged by.
@@ -262,13 +134,27 @@ impl Judge<'_> {
         if !table.published || !refuses {
             return;
         }
-        let name = &table.sql_name;
-        let full = format!("ALTER TABLE {name} REPLICA IDENTITY FULL;");
         if table.identity_columns.is_empty() {
             let text =
                 "is published without a replica identity: the server refuses the shop's updates and deletes of it";
-            findings.fail(text, full);
+            findings.fail(text, self.full(table));
             return;
+        }
+        if table.identity == 'f' && !table.unsent.is_empty() {
+            let text = format!(
+                "has generated columns, {}, which its full replica identity holds and the publication does not: the server refuses \
+                 the shop's updates and deletes",
+                table.unsent.join(", ")
+            );
+            let remedy = match &table.not_stored[..] {
+                [] => self.with_generated(),
+                not_stored => format!(
+                    "no publication can have {}: make them STORED, or ALTER TABLE {} REPLICA IDENTITY DEFAULT;",
+                    not_stored.join(", "),
+                    table.sql_name
+                ),
+            };
+            findings.fail(text, remedy);
         }
         if table.identity_columns.iter().any(|column| table.cut_off.contains(column)) {
             let text = format!(
@@ -284,7 +170,7 @@ impl Judge<'_> {
                 "has a row filter over {}, outside its replica identity: the server refuses the shop's updates and deletes",
                 outside.join(", ")
             );
-            findings.fail(text, full);
+            findings.fail(text, self.full(table));
         }
     }
 
@@ -320,10 +206,27 @@ impl Judge<'_> {
             ));
         }
         if !lacks.is_empty() {
-            let full = format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table.sql_name);
-            let all: Vec<String> = std::iter::once(full).chain(odd).collect();
+            let all: Vec<String> = std::iter::once(self.full(table)).chain(odd).collect();
             findings.warn(format!("has no full replica identity: {}", lacks.join("; ")), all.join(" "));
         }
+    }
+
+    /// Returns what gives a table a full replica identity. With generated columns that the publication does not have, the server would
+    /// refuse the shop's writes behind it.
+    fn full(&self, table: &TableFacts) -> String {
+        let full = format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table.sql_name);
+        match (&table.unsent[..], &table.not_stored[..]) {
+            ([], _) => full,
+            (_, []) => format!("{} {full}", self.with_generated()),
+            (_, not_stored) => {
+                format!("make {} STORED first, then {} {full}", not_stored.join(", "), self.with_generated())
+            }
+        }
+    }
+
+    /// Returns the statement that publishes stored generated columns.
+    fn with_generated(&self) -> String {
+        format!("ALTER PUBLICATION {} SET (publish_generated_columns = stored);", self.name())
     }
 
     /// Returns the statements that publish all columns of a table.

@@ -24,6 +24,8 @@ pub(in crate::operate::check) fn good() -> TableFacts {
         identity_columns: vec!["id".into(), "description".into()],
         cut_off: Vec::new(),
         filter_columns: Vec::new(),
+        unsent: Vec::new(),
+        not_stored: Vec::new(),
         toastable: vec!["description".into()],
         odd_partitions: Vec::new(),
     }
@@ -157,6 +159,32 @@ fn what_makes_the_server_refuse_the_shops_writes_forbids_the_start() {
         judge(nothing, false, inserts).iter().all(|found| found.0 == Grade::Warn),
         "only updates and deletes need it"
     );
+}
+
+#[test]
+fn no_remedy_gives_a_table_an_identity_with_which_the_server_refuses_the_shops_writes() {
+    let (sent, full) = (
+        "ALTER PUBLICATION \"highwater\" SET (publish_generated_columns = stored);",
+        "ALTER TABLE parts REPLICA IDENTITY FULL;",
+    );
+    let stored = TableFacts { unsent: vec!["gross".into()], ..good() };
+    let not_stored = TableFacts { not_stored: stored.unsent.clone(), ..stored.clone() };
+    let cases = [
+        (stored.clone(), Grade::Fail, sent.to_owned()),
+        (KEYED(stored), Grade::Warn, format!("{sent} {full}")),
+        (
+            not_stored.clone(),
+            Grade::Fail,
+            "no publication can have gross: make them STORED, or ALTER TABLE parts REPLICA IDENTITY DEFAULT;"
+                .to_owned(),
+        ),
+        (KEYED(not_stored), Grade::Warn, format!("make gross STORED first, then {sent} {full}")),
+    ];
+    for (table, grade, remedy) in cases {
+        let shown = format!("{table:?}");
+        let found = judge(table, true, Publication::WHOLE);
+        assert_eq!(found.iter().map(|found| (found.0, &found.2)).collect::<Vec<_>>(), [(grade, &remedy)], "{shown}");
+    }
 }
 
 #[test]
