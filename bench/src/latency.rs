@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use highwater_demo::Endpoints;
@@ -46,6 +46,8 @@ const TOOLS: [Tool; 3] = [
 pub(crate) struct Run {
     pub(crate) uncommitted: Vec<f64>,
     pub(crate) committed: Vec<f64>,
+    /// How long the writers waited for their commits.
+    waits: Vec<f64>,
     pub(crate) cost: Cost,
 }
 
@@ -54,7 +56,10 @@ impl Run {
     pub(crate) fn told(&self) -> String {
         let [u50, u99] = [0.50, 0.99].map(|share| percentile(&self.uncommitted, share));
         let [c50, c99] = [0.50, 0.99].map(|share| percentile(&self.committed, share));
-        format!("uncommitted p50 {u50:.2} p99 {u99:.2} ms, committed p50 {c50:.2} p99 {c99:.2} ms")
+        let own = percentile(&self.waits, 0.99);
+        format!(
+            "uncommitted p50 {u50:.2} p99 {u99:.2} ms, committed p50 {c50:.2} p99 {c99:.2} ms, writers' p99 {own:.2} ms"
+        )
     }
 }
 
@@ -92,7 +97,7 @@ pub(crate) async fn run(bench: &Bench, tool: Tool, progress: &backlog::Progress,
     let meter = Meter::start(Watched { tool: process.pid(), broker: bench.broker, walsender: started.walsender });
     write(bench, WARM_UP).await?;
     let from_us = now_us();
-    let written = write(bench, measured).await?;
+    let mut waits = write(bench, measured).await?;
     let to_us = now_us();
     let deadline = tokio::time::Instant::now() + ARRIVES_WITHIN;
     while tokio::time::Instant::now() < deadline && committed.newest_us() < to_us - 2_000_000 {
@@ -103,6 +108,8 @@ pub(crate) async fn run(bench: &Bench, tool: Tool, progress: &backlog::Progress,
     tokio::time::sleep(Duration::from_secs(5)).await;
     let readings = meter.stop()?;
     process.terminate()?;
+    let written = waits.len() as u64;
+    waits.sort_by(f64::total_cmp);
     let counted = |reader: Reader| -> Result<Vec<f64>> {
         let all = reader.stop()?;
         let mut latencies: Vec<f64> = all
@@ -118,6 +125,7 @@ pub(crate) async fn run(bench: &Bench, tool: Tool, progress: &backlog::Progress,
     Ok(Run {
         uncommitted: counted(uncommitted)?,
         committed: counted(committed)?,
+        waits,
         cost: readings.between(from_us, to_us),
     })
 }
@@ -127,14 +135,12 @@ fn millis(us: i64) -> f64 {
     us as f64 / 1000.0
 }
 
-/// Commits at the rate for so long; returns how many were made.
-pub(crate) async fn write(bench: &Bench, duration: Duration) -> Result<u64> {
-    let made = Arc::new(AtomicU64::new(0));
+/// Commits at the rate for so long; returns how long the writers waited for each, in milliseconds.
+pub(crate) async fn write(bench: &Bench, duration: Duration) -> Result<Vec<f64>> {
     // They end with it, if nobody waits for them any more.
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
         let client = Endpoints::connect(&bench.source.endpoints.admin_database).await?;
-        let made = Arc::clone(&made);
         writers.spawn(async move {
             let sql = "UPDATE stock_levels SET current_stock = current_stock + 1, version = version + 1 WHERE id = $1";
             let update = client.prepare(sql).await?;
@@ -142,20 +148,23 @@ pub(crate) async fn write(bench: &Bench, duration: Duration) -> Result<u64> {
             // Late commits are made up for: the rate holds on the whole.
             tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
             let commits = u64::try_from(duration.as_millis())? * COMMITS_PER_S / 1000 / WRITERS;
+            let mut waits = Vec::new();
             for number in 0..commits {
                 tick.tick().await;
                 // Each writer has parts of its own, so that none waits for another's lock.
                 let part = i64::try_from((number * WRITERS + writer) % PARTS.unsigned_abs())? + 1;
+                let asked = Instant::now();
                 client.execute(&update, &[&part]).await?;
-                made.fetch_add(1, Ordering::Relaxed);
+                waits.push(asked.elapsed().as_secs_f64() * 1000.0);
             }
-            anyhow::Ok(())
+            anyhow::Ok(waits)
         });
     }
+    let mut waits = Vec::new();
     while let Some(writer) = writers.join_next().await {
-        writer?.context("a writer failed")?;
+        waits.extend(writer?.context("a writer failed")?);
     }
-    Ok(made.load(Ordering::Relaxed))
+    Ok(waits)
 }
 
 /// A reader of the topic from its end on, on a thread of its own.
@@ -218,7 +227,18 @@ pub(crate) fn percentile(sorted: &[f64], share: f64) -> f64 {
 }
 
 fn section(bench: &Bench, outcomes: &[Outcome<Tool, Run>], arguments: &Arguments) -> String {
-    let head = ["tool", "uncommitted p50", "p99", "committed p50", "p99", "CPU s", "broker", "walsender", "others"];
+    let head = [
+        "tool",
+        "uncommitted p50",
+        "p99",
+        "committed p50",
+        "p99",
+        "writers' p99",
+        "CPU s",
+        "broker",
+        "walsender",
+        "others",
+    ];
     let rows: Vec<Vec<String>> = outcomes
         .iter()
         .map(|outcome| {
@@ -232,6 +252,7 @@ fn section(bench: &Bench, outcomes: &[Outcome<Tool, Run>], arguments: &Arguments
                 cell(|run| percentile(&run.uncommitted, 0.99)),
                 cell(|run| percentile(&run.committed, 0.50)),
                 cell(|run| percentile(&run.committed, 0.99)),
+                cell(|run| percentile(&run.waits, 0.99)),
                 cell(|run| run.cost.tool),
                 cell(|run| run.cost.broker),
                 cell(|run| run.cost.walsender),
@@ -246,7 +267,8 @@ fn section(bench: &Bench, outcomes: &[Outcome<Tool, Run>], arguments: &Arguments
         "{} runs of each, in turns, {} s after {} s of warm-up: updates of one stock level each, {WRITERS} connections, \
          synchronous_commit on. Milliseconds from the commit's time in the log to the record in the hands of a reader in \
          this process; one reader reads uncommitted, as Highwater's own do, one committed. Both had every commit of the time, give or take one in a hundred \
-         at its ends. CPU seconds of the whole time; `others` has the writers and readers.\n\n",
+         at its ends. `writers' p99` is how long the writers themselves waited for their commits: a commit's time is before its flush, so that \
+         what the server's disk took is in every tool's figures. CPU seconds of the whole time; `others` has the writers and readers.\n\n",
         arguments.runs,
         arguments.seconds,
         WARM_UP.as_secs()
