@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use tokio::sync::Notify;
 
@@ -18,22 +17,11 @@ use crate::cluster::partitions_of;
 use crate::connection::{Connection, Events};
 use crate::error::{Error, is_refusal};
 use crate::probe::Probe;
+use crate::queue::{Queue, find};
 use crate::record::{ConsumerSettings, Record, Start, Watermarks};
 
 /// The queues are looked at this often even if no wake-up came: main-queue events carry none.
 const SWEEP: Duration = Duration::from_millis(100);
-
-struct Queue {
-    topic: Arc<str>,
-    partition: i32,
-    inner: PartitionQueue<Events>,
-    /// The next offset expected.
-    position: i64,
-    /// The last thing the broker said was that nothing stands at `position` yet.
-    at_end: bool,
-    /// Records are left where they are for now.
-    held: bool,
-}
 
 /// A reader of assigned partitions.
 pub struct Consumer {
@@ -359,47 +347,4 @@ impl Consumer {
         }
         self.client.commit(&list, CommitMode::Async).map_err(|error| Error::of("commit offsets for display", error))
     }
-}
-
-impl Queue {
-    /// Takes the next record that is there.
-    fn take(&mut self) -> Result<Option<Record>, Error> {
-        loop {
-            let error = match self.inner.poll(Duration::ZERO) {
-                None => return Ok(None),
-                Some(Ok(message)) => {
-                    let record = Record::of(&self.topic, &message);
-                    self.position = record.offset + 1;
-                    self.at_end = false;
-                    return Ok(Some(record));
-                }
-                Some(Err(error)) => error,
-            };
-            match error {
-                KafkaError::PartitionEOF(_) => self.at_end = true,
-                other => return Err(self.name(other)),
-            }
-        }
-    }
-
-    fn name(&self, error: KafkaError) -> Error {
-        use RDKafkaErrorCode as C;
-        let topic = self.topic.to_string();
-        match error.rdkafka_error_code() {
-            Some(C::AutoOffsetReset | C::OffsetOutOfRange | C::NoOffset | C::LogTruncation) => {
-                Error::OffsetOutOfRange { topic, partition: self.partition, offset: self.position }
-            }
-            Some(C::UnknownTopicOrPartition | C::UnknownPartition | C::UnknownTopic) => {
-                Error::UnknownPartition { topic, partition: self.partition }
-            }
-            _ => Error::of(format!("read {topic}[{}]", self.partition), error),
-        }
-    }
-}
-
-fn find<'a>(queues: &'a mut [Queue], topic: &str, partition: i32) -> Result<&'a mut Queue, Error> {
-    queues
-        .iter_mut()
-        .find(|q| q.partition == partition && *q.topic == *topic)
-        .ok_or_else(|| Error::UnknownPartition { topic: topic.to_owned(), partition })
 }

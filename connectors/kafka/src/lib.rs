@@ -22,6 +22,7 @@ pub mod last;
 pub mod partition;
 pub mod probe;
 pub mod producer;
+mod queue;
 pub mod record;
 pub mod writer;
 
