@@ -29,8 +29,12 @@ pub(super) struct TableFacts {
     pub(super) identity: char,
     /// The columns of the identity; all where it is full.
     pub(super) identity_columns: Vec<String>,
+    /// The publication has a column list for it.
+    pub(super) listed: bool,
     /// Columns that the publication's list leaves out.
     pub(super) cut_off: Vec<String>,
+    /// The publication's row filter, SQL.
+    pub(super) row_filter: Option<String>,
     /// Columns that the publication's row filter reads.
     pub(super) filter_columns: Vec<String>,
     /// Generated columns that the publication leaves out, where the server counts them to the identity: from 18 on.
@@ -66,7 +70,9 @@ const FACTS: &str = "
            n.nspname::text, c.relkind::text, c.relpersistence = 'u', c.relispartition,
            p.tablename IS NOT NULL, has_schema_privilege(n.oid, 'USAGE'),
            NOT EXISTS (SELECT FROM columns WHERE attrelid = c.oid AND attname <> ALL (coalesce(l.cut_off, '{}'))
-                       AND NOT has_column_privilege(c.oid, attnum, 'SELECT')),
+                       AND NOT has_column_privilege(c.oid, attnum, 'SELECT'))
+           AND NOT EXISTS (SELECT FROM generated WHERE attrelid = c.oid AND attname <> ALL (l.unsent)
+                           AND NOT has_column_privilege(c.oid, attnum, 'SELECT')),
            row_security_active(c.oid), c.relreplident::text,
            ARRAY(SELECT attname::text FROM columns WHERE attrelid = c.oid AND (c.relreplident = 'f' OR attnum = ANY (
                SELECT unnest(i.indkey[0:i.indnkeyatts - 1]) FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid
@@ -84,7 +90,8 @@ const FACTS: &str = "
             JOIN pg_publication_tables q ON q.pubname = $1 AND q.tablename = up.relname
                  AND q.schemaname = (SELECT nspname FROM pg_namespace WHERE oid = up.relnamespace) LIMIT 1) END,
            coalesce(l.unsent, '{}')::text[],
-           ARRAY(SELECT attname::text FROM generated WHERE attrelid = c.oid AND attgenerated = 'v' ORDER BY attnum)
+           ARRAY(SELECT attname::text FROM generated WHERE attrelid = c.oid AND attgenerated = 'v' ORDER BY attnum),
+           coalesce(l.listed, false), l.row_filter
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_publication_tables p ON p.pubname = $1 AND p.schemaname = n.nspname AND p.tablename = c.relname
     LEFT JOIN LATERAL ({lists}) l ON true
@@ -106,7 +113,10 @@ const LISTS: &str = "
            ARRAY(SELECT DISTINCT attname FROM columns, pg_publication_rel r JOIN pg_publication b ON b.oid = r.prpubid,
                  regexp_matches(r.prqual::text, ':varattno (\\d+)', 'g') AS read
                  WHERE b.pubname = $1 AND r.prrelid = c.oid AND attrelid = c.oid AND attnum = read[1]::int) AS filtered,
-           ARRAY(SELECT attname FROM generated WHERE attrelid = c.oid AND attname <> ALL (p.attnames) ORDER BY attnum) AS unsent
+           ARRAY(SELECT attname FROM generated WHERE attrelid = c.oid AND attname <> ALL (p.attnames) ORDER BY attnum) AS unsent,
+           EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication b ON b.oid = r.prpubid
+                   WHERE b.pubname = $1 AND r.prrelid = c.oid AND r.prattrs IS NOT NULL) AS listed,
+           p.rowfilter AS row_filter
     WHERE p.tablename IS NOT NULL";
 
 /// Asks for every table that is published or mapped.
@@ -115,7 +125,7 @@ pub(super) async fn facts(
     source: &Source,
     version: i32,
 ) -> Result<Vec<TableFacts>, tokio_postgres::Error> {
-    let none = "SELECT NULL::name[] AS cut_off, NULL::name[] AS filtered, NULL::name[] AS unsent";
+    let none = "SELECT NULL::name[] AS cut_off, NULL::name[] AS filtered, NULL::name[] AS unsent, false AS listed, NULL AS row_filter";
     let lists = if version >= 150_000 { LISTS } else { none };
     let sql = format!("{COLUMNS} {}", FACTS.replace("{lists}", lists));
     let names: Vec<&str> = source.map.iter().map(|entry| entry.table.value.as_str()).collect();
@@ -141,6 +151,8 @@ pub(super) async fn facts(
         published_root: row.get(16),
         unsent: row.get(17),
         not_stored: row.get(18),
+        listed: row.get(19),
+        row_filter: row.get(20),
     });
     Ok(facts.collect())
 }

@@ -147,7 +147,7 @@ impl Judge<'_> {
                 table.unsent.join(", ")
             );
             let remedy = match &table.not_stored[..] {
-                [] => self.with_generated(),
+                [] => self.with_generated(table),
                 not_stored => format!(
                     "no publication can have {}: make them STORED, or ALTER TABLE {} REPLICA IDENTITY DEFAULT;",
                     not_stored.join(", "),
@@ -217,22 +217,25 @@ impl Judge<'_> {
         let full = format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table.sql_name);
         match (&table.unsent[..], &table.not_stored[..]) {
             ([], _) => full,
-            (_, []) => format!("{} {full}", self.with_generated()),
+            (_, []) => format!("{} {full}", self.with_generated(table)),
             (_, not_stored) => {
-                format!("make {} STORED first, then {} {full}", not_stored.join(", "), self.with_generated())
+                format!("make {} STORED first, then {} {full}", not_stored.join(", "), self.with_generated(table))
             }
         }
     }
 
-    /// Returns the statement that publishes stored generated columns.
-    fn with_generated(&self) -> String {
-        format!("ALTER PUBLICATION {} SET (publish_generated_columns = stored);", self.name())
+    /// Returns the statements that publish a table's stored generated columns. Where it has a column list, that alone counts
+    /// (manual, "Generated Columns: Logical Replication").
+    fn with_generated(&self, table: &TableFacts) -> String {
+        let all = format!("ALTER PUBLICATION {} SET (publish_generated_columns = stored);", self.name());
+        if table.listed { format!("{} {all}", self.without_list(table)) } else { all }
     }
 
-    /// Returns the statements that publish all columns of a table.
+    /// Returns the statements that publish all columns of a table, of the rows that are published now.
     pub(super) fn without_list(&self, table: &TableFacts) -> String {
         let (publication, name) = (self.name(), &table.sql_name);
-        format!("ALTER PUBLICATION {publication} DROP TABLE {name}; ALTER PUBLICATION {publication} ADD TABLE {name};")
+        let filter = table.row_filter.as_ref().map(|filter| format!(" WHERE ({filter})")).unwrap_or_default();
+        format!("ALTER PUBLICATION {publication} DROP TABLE {name}; ALTER PUBLICATION {publication} ADD TABLE {name}{filter};")
     }
 }
 

@@ -22,7 +22,9 @@ pub(in crate::operate::check) fn good() -> TableFacts {
         rows_hidden: false,
         identity: 'f',
         identity_columns: vec!["id".into(), "description".into()],
+        listed: false,
         cut_off: Vec::new(),
+        row_filter: None,
         filter_columns: Vec::new(),
         unsent: Vec::new(),
         not_stored: Vec::new(),
@@ -169,7 +171,10 @@ fn no_remedy_gives_a_table_an_identity_with_which_the_server_refuses_the_shops_w
     );
     let stored = TableFacts { unsent: vec!["gross".into()], ..good() };
     let not_stored = TableFacts { not_stored: stored.unsent.clone(), ..stored.clone() };
+    let listed = TableFacts { listed: true, row_filter: Some("(id > 5)".into()), ..stored.clone() };
+    let whole = "ALTER PUBLICATION \"highwater\" DROP TABLE parts; ALTER PUBLICATION \"highwater\" ADD TABLE parts WHERE ((id > 5));";
     let cases = [
+        (listed, Grade::Fail, format!("{whole} {sent}")),
         (stored.clone(), Grade::Fail, sent.to_owned()),
         (KEYED(stored), Grade::Warn, format!("{sent} {full}")),
         (
