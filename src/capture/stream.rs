@@ -31,6 +31,11 @@ const VISIBLE_PAUSES: (Duration, Duration) = (Duration::from_micros(100), Durati
 /// `[operate] drain_deadline_s`.
 const COMMITS_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long a session's first Kafka transaction is kept open, and each one behind it twice as long, up to the setting: a session
+/// that lives for a moment leaves progress behind, too. Without that, sessions that end before their first commit go over the
+/// same log again and again, and it grows.
+const FIRST_TRANSACTION: Duration = Duration::from_millis(100);
+
 /// Pause between two looks whether the producer has room again.
 const ROOM_PAUSE: Duration = Duration::from_millis(1);
 
@@ -47,6 +52,10 @@ pub(super) struct Loop<'a> {
     slot: String,
     messages: u32,
     measures: Measures,
+    /// How long the open Kafka transaction is kept open.
+    transaction: Duration,
+    /// It is to end, and what comes next must not be missed: it can only between two source transactions.
+    is_due: bool,
     /// When a drain gives a source transaction up that is in the middle.
     leaves_at: Option<Instant>,
 }
@@ -73,6 +82,8 @@ impl<'a> Loop<'a> {
             slot,
             messages: 0,
             measures: Measures::beginning(acknowledged, positions),
+            transaction: FIRST_TRANSACTION.min(settings.transaction),
+            is_due: false,
             leaves_at: None,
         }
     }
@@ -124,7 +135,7 @@ impl<'a> Loop<'a> {
         if !at_hand && !self.session.stream.is_flooded() {
             self.session.work.publisher.send_events()?;
         }
-        if self.messages >= MESSAGES_BETWEEN_LOOKS || !at_hand {
+        if self.messages >= MESSAGES_BETWEEN_LOOKS || !at_hand || (self.is_due && !self.session.work.inside) {
             self.messages = 0;
             self.look_around()?;
         }
@@ -180,7 +191,7 @@ impl<'a> Loop<'a> {
         }
         next = next.min(work.publisher.next_mark());
         if let Some((opened, _)) = work.publisher.open_transaction() {
-            next = next.min((opened + self.settings.transaction).max(now + QUIET_LOOK));
+            next = next.min((opened + self.transaction).max(now + QUIET_LOOK));
         }
         if !work.snapshot.is_done() {
             next = next.min(now + Duration::from_millis(5));
@@ -200,19 +211,13 @@ impl<'a> Loop<'a> {
             Measures::show_queues(work.publisher.queued(), self.session.stream.undecoded_bytes());
         }
         work.advance_snapshot()?;
+        self.is_due = work.publisher.open_transaction().is_some_and(|(opened, records)| {
+            now >= opened + self.transaction
+                || records >= self.settings.transaction_records
+                || work.snapshot.needs_commit(work.publisher.ended())
+        });
         if !work.inside {
-            self.note_what_is_ahead()?;
-            let work = &mut self.session.work;
-            work.publisher.mark(work.complete(), now)?;
-            if let Some((opened, records)) = work.publisher.open_transaction()
-                && (now >= opened + self.settings.transaction
-                    || records >= self.settings.transaction_records
-                    || work.snapshot.needs_commit(work.publisher.ended()))
-                && work.publisher.is_time_to_end(now)?
-            {
-                work.publisher.end_transaction()?;
-                self.measures.ended();
-            }
+            self.between_transactions(now)?;
         }
         if self.acknowledged.0 < self.session.work.publisher.committed().lsn() {
             self.acknowledge(false)?;
@@ -220,6 +225,20 @@ impl<'a> Loop<'a> {
         if now >= self.last_status + IDLE {
             // A keepalive is asked for: none comes unasked in quiet seconds.
             self.acknowledge(true)?;
+        }
+        Ok(())
+    }
+
+    /// What is due and can only be done between two source transactions: marks, and the end of the Kafka transaction.
+    fn between_transactions(&mut self, now: Instant) -> Result<(), Error> {
+        self.note_what_is_ahead()?;
+        let work = &mut self.session.work;
+        work.publisher.mark(work.complete(), now)?;
+        if self.is_due && work.publisher.is_time_to_end(now)? {
+            work.publisher.end_transaction()?;
+            self.measures.ended();
+            self.is_due = false;
+            self.transaction = (self.transaction * 2).min(self.settings.transaction);
         }
         Ok(())
     }

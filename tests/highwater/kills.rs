@@ -62,6 +62,29 @@ async fn killing_pipeline_kafka_redis_postgresql_and_walsender_under_load_loses_
     shop.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_leaves_its_progress_to_the_next_long_before_a_kafka_transaction_is_as_long_as_it_may_be() {
+    let shop = Shop::open("moments", 20).await;
+    let mut variables = shop.endpoints.variables.clone();
+    let longest = Duration::from_mins(1);
+    variables.insert("HIGHWATER_CAPTURE_TRANSACTION_MS".to_owned(), longest.as_millis().to_string());
+    for stock in 1..=3 {
+        let mut pipeline = Pipeline::start_with(&shop, &["capture"], &variables);
+        pipeline.is_ready().await;
+        let change = format!("UPDATE stock_levels SET current_stock = {stock}");
+        shop.admin.batch_execute(&change).await.expect("a change");
+        let behind = format!(
+            "SELECT confirmed_flush_lsn >= '{}' FROM pg_replication_slots WHERE slot_name = '{}'",
+            shop.value("SELECT pg_current_wal_insert_lsn()").await,
+            shop.endpoints.variables["HIGHWATER_SOURCE_SLOT"]
+        );
+        let acknowledged = eventually("the change is acknowledged", async || shop.value(&behind).await == "t");
+        tokio::time::timeout(longest / 3, acknowledged).await.unwrap_or_else(|_| panic!("{}", pipeline.log()));
+        pipeline.kill();
+    }
+    shop.close().await;
+}
+
 async fn kill_and_start(shop: &Shop, victim: &'static str) {
     if victim != "walsender" {
         SHOPS.kill(victim);
