@@ -15,7 +15,8 @@ use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 use kafka_protocol::messages::{
-    ApiKey, ApiVersionsResponse, FetchRequest, FetchResponse, FindCoordinatorResponse, MetadataResponse, ResponseHeader, TopicName,
+    ApiKey, ApiVersionsResponse, FetchRequest, FetchResponse, FindCoordinatorResponse, MetadataResponse,
+    ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes, decode_request_header_from_buffer};
 
@@ -163,9 +164,8 @@ fn offers() -> ApiVersionsResponse {
         (ApiKey::Fetch, 4, 16),
         (ApiKey::Produce, 3, 9),
     ];
-    let offer = |(key, from, to)| {
-        ApiVersion::default().with_api_key(key as i16).with_min_version(from).with_max_version(to)
-    };
+    let offer =
+        |(key, from, to)| ApiVersion::default().with_api_key(key as i16).with_min_version(from).with_max_version(to);
     ApiVersionsResponse::default().with_api_keys(offered.map(offer).to_vec())
 }
 
@@ -173,7 +173,7 @@ fn offers() -> ApiVersionsResponse {
 async fn an_answer_that_names_the_leaders_of_some_partitions_only_damages_nothing() {
     tracing_subscriber::fmt().with_writer(|| Log).init();
     let broker = Broker::start();
-    let connection = Connection::new(&format!("127.0.0.1:{}", broker.port), "test");
+    let connection = Connection::new(format!("127.0.0.1:{}", broker.port), "test");
     let settings = ConsumerSettings::new("hints", Isolation::ReadUncommitted);
     let mut consumer = Consumer::new(&connection, settings).expect("a reader");
     let start = |partition| Start { topic: TOPIC.to_owned(), partition, offset: 0 };

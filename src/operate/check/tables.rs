@@ -235,7 +235,9 @@ impl Judge<'_> {
     pub(super) fn without_list(&self, table: &TableFacts) -> String {
         let (publication, name) = (self.name(), &table.sql_name);
         let filter = table.row_filter.as_ref().map(|filter| format!(" WHERE ({filter})")).unwrap_or_default();
-        format!("ALTER PUBLICATION {publication} DROP TABLE {name}; ALTER PUBLICATION {publication} ADD TABLE {name}{filter};")
+        format!(
+            "ALTER PUBLICATION {publication} DROP TABLE {name}; ALTER PUBLICATION {publication} ADD TABLE {name}{filter};"
+        )
     }
 }
 
