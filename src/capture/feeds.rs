@@ -154,6 +154,21 @@ impl Feeds {
         self.described = described;
     }
 
+    /// Replaces what the catalogue said of the table with this OID, and of those of these names.
+    pub(super) fn describe_some(&mut self, oid: u32, names: &[&str], described: HashMap<u32, Described>) {
+        self.described.retain(|other, table| *other != oid && !names.contains(&table.plain_name().as_str()));
+        self.described.extend(described);
+    }
+
+    /// Returns the tables by which the rows of another find their part.
+    pub(super) fn through_of(&self, table: &str) -> Vec<String> {
+        let through = |spec: &EntrySpec| match &spec.part.value {
+            PartSpec::Through { through, .. } => Some(through.clone()),
+            PartSpec::Column(_) | PartSpec::None => None,
+        };
+        self.specs.iter().filter(|spec| spec.table.value == table).filter_map(through).collect()
+    }
+
     /// Returns what the catalogue says of the published tables, by OID.
     pub(super) fn described(&self) -> &HashMap<u32, Described> {
         &self.described

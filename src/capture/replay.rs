@@ -49,7 +49,7 @@ impl Work {
                     if replaying.said.get(&relation.oid).is_some_and(|before| before == said) {
                         self.feeds.relation_again(relation.oid, kept.piece);
                     } else {
-                        self.describe()?;
+                        self.describe_announced(&relation)?;
                         self.announced(&relation, kept.piece);
                         replaying.said.insert(relation.oid, said.to_vec());
                     }

@@ -294,11 +294,11 @@ impl<'a> Loop<'a> {
         let Message::Relation(relation) = decode(payload, false)? else {
             return Err(Error::Unexpected("something else where a table was to be announced".to_owned()));
         };
-        self.session.work.describe()?;
+        self.session.work.describe_announced(&relation)?;
         if let Some((xid, commit)) = self.session.work.ahead_of_the_catalogue(&relation)
             && self.await_shown(xid, commit)?
         {
-            self.session.work.describe()?;
+            self.session.work.describe_announced(&relation)?;
             // Nothing was read meanwhile.
             self.heard = Instant::now();
         }

@@ -140,23 +140,29 @@ pub(super) fn plain_name(schema: &str, name: &str) -> String {
     if schema == "public" { name.to_owned() } else { format!("{schema}.{name}") }
 }
 
+/// What SQL calls a table by the name that the mapping has for it.
+const PLAIN_NAME: &str = "CASE n.nspname WHEN 'public' THEN c.relname::text ELSE n.nspname || '.' || c.relname END";
+
 /// Describes the tables of a publication, Highwater's own left out. By OID.
 pub(super) fn describe_published(
     connection: &mut Connection,
     publication: &str,
     timeout: Duration,
 ) -> Result<HashMap<u32, Described>, Error> {
-    // Column lists and row filters came with PostgreSQL 15.
-    let (attnames, filter) = match connection.server_version() {
-        150_000.. => ("attnames", "rowfilter"),
-        _ => ("NULL::name[]", "NULL::text"),
-    };
-    let tables = format!(
-        "SELECT schemaname, tablename, {attnames} AS attnames, {filter} AS rowfilter FROM pg_publication_tables
-         WHERE pubname = {}",
-        quote::literal(publication)
-    );
-    describe(connection, &tables, timeout)
+    let tables = published(connection, publication);
+    describe(connection, &tables, "true", timeout)
+}
+
+/// Describes the table with this OID and those of these names, as far as a publication has them. By OID.
+pub(super) fn describe_some(
+    connection: &mut Connection,
+    publication: &str,
+    oid: u32,
+    names: &[&str],
+    timeout: Duration,
+) -> Result<HashMap<u32, Described>, Error> {
+    let tables = published(connection, publication);
+    describe(connection, &tables, &format!("c.oid = {oid} OR {PLAIN_NAME} = ANY ({})", array(names)), timeout)
 }
 
 /// Describes tables by the names that the mapping has for them, with all their columns and whether or not they are
@@ -166,21 +172,42 @@ pub(super) fn describe_named(
     names: &[&str],
     timeout: Duration,
 ) -> Result<HashMap<u32, Described>, Error> {
-    let names: Vec<String> = names.iter().map(|name| quote::literal(name)).collect();
     let tables = format!(
         "SELECT n.nspname AS schemaname, c.relname AS tablename, NULL::name[] AS attnames, NULL::text AS rowfilter
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-         WHERE c.relkind IN ('r', 'p')
-           AND CASE n.nspname WHEN 'public' THEN c.relname::text ELSE n.nspname || '.' || c.relname END
-               = ANY (ARRAY[{}]::text[])",
-        names.join(", ")
+         WHERE c.relkind IN ('r', 'p') AND {PLAIN_NAME} = ANY ({})",
+        array(names)
     );
-    describe(connection, &tables, timeout)
+    describe(connection, &tables, "true", timeout)
+}
+
+/// Returns the query for the tables of a publication.
+fn published(connection: &Connection, publication: &str) -> String {
+    // Column lists and row filters came with PostgreSQL 15.
+    let (attnames, filter) = match connection.server_version() {
+        150_000.. => ("attnames", "rowfilter"),
+        _ => ("NULL::name[]", "NULL::text"),
+    };
+    format!(
+        "SELECT schemaname, tablename, {attnames} AS attnames, {filter} AS rowfilter FROM pg_publication_tables
+         WHERE pubname = {}",
+        quote::literal(publication)
+    )
+}
+
+fn array(names: &[&str]) -> String {
+    let names: Vec<String> = names.iter().map(|name| quote::literal(name)).collect();
+    format!("ARRAY[{}]::text[]", names.join(", "))
 }
 
 /// Describes the tables that a query names: `schemaname`, `tablename`, `attnames` (all columns that are not generated where null;
-/// from 18 on a publication may have stored generated ones), `rowfilter`.
-fn describe(connection: &mut Connection, tables: &str, timeout: Duration) -> Result<HashMap<u32, Described>, Error> {
+/// from 18 on a publication may have stored generated ones), `rowfilter`. Of them those that meet the condition on `c` and `n`.
+fn describe(
+    connection: &mut Connection,
+    tables: &str,
+    condition: &str,
+    timeout: Duration,
+) -> Result<HashMap<u32, Described>, Error> {
     let sql = format!(
         "SELECT c.oid, n.nspname, c.relname, c.relreplident, p.rowfilter, a.attname, a.atttypid,
                 (WITH RECURSIVE up AS (
@@ -200,6 +227,7 @@ fn describe(connection: &mut Connection, tables: &str, timeout: Duration) -> Res
          JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
          JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
          WHERE CASE WHEN p.attnames IS NULL THEN a.attgenerated = '' ELSE a.attname = ANY (p.attnames) END
+               AND ({condition})
          ORDER BY c.oid, a.attnum"
     );
     let rows = connection.simple_query(&sql, timeout)?.rows;

@@ -16,7 +16,7 @@ use super::request::SNAPSHOT_PREFIX;
 use super::rows::SentRow;
 use super::snapshot::Snapshot;
 use super::spill::Spill;
-use super::tables::{describe_published, plain_name, shape};
+use super::tables::{describe_published, describe_some, plain_name, shape};
 use super::through::Memory;
 use super::transaction::Transaction;
 use crate::events::history::{CONTEXT_PREFIX, context_json};
@@ -121,10 +121,7 @@ impl Work {
             Message::Truncate(truncate) => {
                 truncate.relations.iter().try_for_each(|relation| self.truncation(self.known(relation)?))
             }
-            Message::Logical(message) => {
-                self.told(&message);
-                Ok(())
-            }
+            Message::Logical(message) => self.told(&message),
             Message::Origin(_) | Message::Type(_) => Ok(()),
             message => Err(Error::Unexpected(format!("{message:?} where a change was expected"))),
         }
@@ -142,6 +139,16 @@ impl Work {
     pub(super) fn describe(&mut self) -> Result<(), Error> {
         let described = describe_published(&mut self.primary, &self.publication, self.timeout)?;
         self.feeds.describe(described);
+        Ok(())
+    }
+
+    /// Asks the catalogue for a table that the log announces, and for those that its mapping reads besides. Asking for all of them would
+    /// take half a second where a thousand are published, at the first change of each.
+    pub(super) fn describe_announced(&mut self, relation: &Relation<'_>) -> Result<(), Error> {
+        let through = self.feeds.through_of(&plain_name(relation.namespace, relation.name));
+        let names: Vec<&str> = through.iter().map(String::as_str).collect();
+        let described = describe_some(&mut self.primary, &self.publication, relation.oid, &names, self.timeout)?;
+        self.feeds.describe_some(relation.oid, &names, described);
         Ok(())
     }
 
@@ -211,16 +218,19 @@ impl Work {
     }
 
     /// Handles what an application or an operator wrote into the log.
-    fn told(&mut self, message: &LogicalMessage<'_>) {
-        let Some(transaction) = self.transaction.as_mut().filter(|_| message.transactional) else { return };
+    fn told(&mut self, message: &LogicalMessage<'_>) -> Result<(), Error> {
+        let Some(transaction) = self.transaction.as_mut().filter(|_| message.transactional) else { return Ok(()) };
         match message.prefix {
             CONTEXT_PREFIX => transaction.context = context_json(message.content),
             SNAPSHOT_PREFIX => {
                 let since = transaction.bound();
+                // As they are now, also where the log has not said so yet.
+                self.describe()?;
                 self.read_again(message.content, since);
             }
             _ => {}
         }
+        Ok(())
     }
 }
 
