@@ -143,7 +143,7 @@ impl Work {
     }
 
     /// Asks the catalogue for a table that the log announces, and for those that its mapping reads besides. Asking for all of them would
-    /// take half a second where a thousand are published, at the first change of each.
+    /// take more than a second where a thousand are published, at the first change of each.
     pub(super) fn describe_announced(&mut self, relation: &Relation<'_>) -> Result<(), Error> {
         let through = self.feeds.through_of(&plain_name(relation.namespace, relation.name));
         let names: Vec<&str> = through.iter().map(String::as_str).collect();
