@@ -145,8 +145,10 @@ impl Work {
     /// Asks the catalogue for a table that the log announces, and for those that its mapping reads besides. Asking for all of them would
     /// take more than a second where a thousand are published, at the first change of each.
     pub(super) fn describe_announced(&mut self, relation: &Relation<'_>) -> Result<(), Error> {
-        let through = self.feeds.through_of(&plain_name(relation.namespace, relation.name));
-        let names: Vec<&str> = through.iter().map(String::as_str).collect();
+        let name = plain_name(relation.namespace, relation.name);
+        let through = self.feeds.through_of(&name);
+        // By its name, too: one that was dropped and made anew has another OID, and the old one is not to be found by the name any more.
+        let names: Vec<&str> = through.iter().chain([&name]).map(String::as_str).collect();
         let described = describe_some(&mut self.primary, &self.publication, relation.oid, &names, self.timeout)?;
         self.feeds.describe_some(relation.oid, &names, described);
         Ok(())
