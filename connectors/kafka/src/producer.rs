@@ -17,8 +17,10 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use crate::connection::{Connection, Events, MAX_RECORD_BYTES};
 use crate::error::{Error, ProducerError};
 
-/// How long one step of draining serves delivery reports before it looks again.
-const DRAIN_STEP: Duration = Duration::from_millis(1);
+/// What a question to the brokers has at least.
+const LEAST: Duration = Duration::from_millis(1);
+/// How long a producer that waits for delivery reports sleeps before it looks again.
+const BETWEEN_REPORTS: Duration = Duration::from_micros(300);
 /// After so many answers of a broker without a number, no other is waited for.
 const CONNECT_TRIES: usize = 5;
 /// The topic whose leaders are the coordinators of transactions (KIP-98).
@@ -159,7 +161,7 @@ impl TransactionalProducer {
         }
         let deadline = Instant::now() + timeout;
         self.connect(deadline);
-        let left = deadline.saturating_duration_since(Instant::now()).max(DRAIN_STEP);
+        let left = deadline.saturating_duration_since(Instant::now()).max(LEAST);
         let taken = self.client.init_transactions(left);
         self.taken.store(taken.is_ok(), Ordering::Release);
         taken.map_err(|error| match self.classify(&error) {
@@ -243,7 +245,7 @@ impl TransactionalProducer {
                             format!("the producer's queue stayed full for {:?}", self.settings.queue_full_timeout);
                         return Err(ProducerError::Abortable { reason });
                     }
-                    self.client.poll(DRAIN_STEP);
+                    self.serve_or_wait();
                     record = refused;
                 }
                 Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
@@ -260,6 +262,16 @@ impl TransactionalProducer {
     /// Serves the delivery reports that are there, without waiting.
     pub fn poll(&self) {
         self.client.poll(Duration::ZERO);
+    }
+
+    /// Serves the delivery reports that are there, and waits a moment if there are none. The crate's own `poll` asks the client in whole
+    /// milliseconds: it spins through the last one of its time, on a core that brokers on the same machine need.
+    fn serve_or_wait(&self) {
+        let before = self.client.in_flight_count();
+        self.poll();
+        if self.client.in_flight_count() >= before {
+            std::thread::sleep(BETWEEN_REPORTS);
+        }
     }
 
     /// How many records wait for the brokers' acknowledgement.
@@ -308,7 +320,7 @@ impl TransactionalProducer {
                     reason: format!("{} records still undelivered", self.in_flight()),
                 });
             }
-            self.client.poll(DRAIN_STEP);
+            self.serve_or_wait();
         }
         self.check()
     }
@@ -327,7 +339,7 @@ impl TransactionalProducer {
     pub fn commit(&mut self, timeout: Duration) -> Result<(), ProducerError> {
         let deadline = Instant::now() + timeout;
         self.drain(timeout)?;
-        let left = deadline.saturating_duration_since(Instant::now()).max(DRAIN_STEP);
+        let left = deadline.saturating_duration_since(Instant::now()).max(LEAST);
         self.client.commit_transaction(left).map_err(|error| self.classify(&error))?;
         self.open = false;
         Ok(())
