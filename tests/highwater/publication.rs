@@ -127,7 +127,7 @@ async fn a_stored_generated_column_that_the_publication_has_comes_with_rows_that
     let check = checked();
     assert!(says(&check, "generated columns, doubled"), "a list counts alone: {check}");
     assert!(!says(&check, "cannot be read"), "what is not published need not be read: {check}");
-    let whole = "ALTER PUBLICATION \"highwater\" DROP TABLE stock_levels; ALTER PUBLICATION \"highwater\" ADD TABLE stock_levels;";
+    let whole = "BEGIN; ALTER PUBLICATION \"highwater\" DROP TABLE stock_levels; ALTER PUBLICATION \"highwater\" ADD TABLE stock_levels; COMMIT;";
     assert!(check.contains(&format!("{whole} {published}")), "{check}");
     shop.admin.batch_execute(whole).await.expect("the remedy");
     assert!(says(&checked(), "cannot be read"), "what is published must be read: {}", checked());

@@ -156,7 +156,14 @@ impl Judge<'_> {
             };
             findings.fail(text, remedy);
         }
-        if table.identity_columns.iter().any(|column| table.cut_off.contains(column)) {
+        if table.identity == 'f' && table.listed {
+            // Whatever it lists. Where generated columns are left out besides, the remedy above drops the list.
+            if table.unsent.is_empty() {
+                let text = "has a column list beside a full replica identity: the server refuses the shop's updates and deletes";
+                let by_key = format!("ALTER TABLE {} REPLICA IDENTITY DEFAULT;", table.sql_name);
+                findings.fail(text, format!("{} Or keep the list: {by_key}", self.without_list(table)));
+            }
+        } else if table.identity_columns.iter().any(|column| table.cut_off.contains(column)) {
             let text = format!(
                 "has a column list without {}, which its replica identity needs: the server refuses the shop's updates and deletes",
                 table.cut_off.join(", ")
@@ -211,11 +218,12 @@ impl Judge<'_> {
         }
     }
 
-    /// Returns what gives a table a full replica identity. With generated columns that the publication does not have, the server would
-    /// refuse the shop's writes behind it.
+    /// Returns what gives a table a full replica identity. With a column list, or with generated columns that the publication does not
+    /// have, the server would refuse the shop's writes behind it.
     fn full(&self, table: &TableFacts) -> String {
         let full = format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table.sql_name);
         match (&table.unsent[..], &table.not_stored[..]) {
+            ([], _) if table.listed => format!("{} {full}", self.without_list(table)),
             ([], _) => full,
             (_, []) => format!("{} {full}", self.with_generated(table)),
             (_, not_stored) => {
@@ -231,12 +239,18 @@ impl Judge<'_> {
         if table.listed { format!("{} {all}", self.without_list(table)) } else { all }
     }
 
-    /// Returns the statements that publish all columns of a table, of the rows that are published now.
+    /// Returns the statements that publish all columns of a table, of the rows that are published now. In one transaction: what the
+    /// shop writes while the table is not published is in no log that capture reads.
     pub(super) fn without_list(&self, table: &TableFacts) -> String {
         let (publication, name) = (self.name(), &table.sql_name);
         let filter = table.row_filter.as_ref().map(|filter| format!(" WHERE ({filter})")).unwrap_or_default();
+        let told = match &table.cut_off[..] {
+            [] => String::new(),
+            cut_off => format!("if {} may be published: ", cut_off.join(", ")),
+        };
         format!(
-            "ALTER PUBLICATION {publication} DROP TABLE {name}; ALTER PUBLICATION {publication} ADD TABLE {name}{filter};"
+            "{told}BEGIN; ALTER PUBLICATION {publication} DROP TABLE {name}; \
+             ALTER PUBLICATION {publication} ADD TABLE {name}{filter}; COMMIT;"
         )
     }
 }

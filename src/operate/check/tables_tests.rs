@@ -44,6 +44,10 @@ fn judge(table: TableFacts, history: bool, publication: Publication) -> Vec<(Gra
     bad.map(|finding| (finding.grade, finding.text.clone(), finding.remedy.clone().unwrap())).collect()
 }
 
+/// What drops a column list, in one transaction.
+const REPUBLISHED: &str =
+    "BEGIN; ALTER PUBLICATION \"highwater\" DROP TABLE parts; ALTER PUBLICATION \"highwater\" ADD TABLE parts; COMMIT;";
+
 const KEYED: fn(TableFacts) -> TableFacts =
     |table| TableFacts { identity: 'd', identity_columns: vec!["id".into()], ..table };
 
@@ -56,8 +60,6 @@ fn a_table_as_it_should_be_is_ok() {
 fn each_fault_of_a_mapped_table_comes_with_the_statement_that_mends_it() {
     let full = "ALTER TABLE parts REPLICA IDENTITY FULL;";
     let (whole, by_root) = (Publication::WHOLE, Publication { via_root: true, ..Publication::WHOLE });
-    let republish =
-        "ALTER PUBLICATION \"highwater\" DROP TABLE parts; ALTER PUBLICATION \"highwater\" ADD TABLE parts;";
     let part = || TableFacts { published: false, partition: true, published_root: Some("wares".into()), ..good() };
     let cases = [
         (
@@ -120,13 +122,6 @@ fn each_fault_of_a_mapped_table_comes_with_the_statement_that_mends_it() {
             "ALTER ROLE \"reader\" BYPASSRLS;",
         ),
         (
-            TableFacts { cut_off: vec!["description".into()], ..good() },
-            whole,
-            Grade::Fail,
-            "column list without description",
-            republish,
-        ),
-        (
             TableFacts { odd_partitions: vec!["parts_1".into()], kind: 'p', ..good() },
             by_root,
             Grade::Warn,
@@ -153,6 +148,9 @@ fn what_makes_the_server_refuse_the_shops_writes_forbids_the_start() {
         assert_eq!((found[0].0, found[0].2.as_str()), (Grade::Fail, "ALTER TABLE parts REPLICA IDENTITY FULL;"));
         assert!(found[0].1.contains("refuses the shop's updates"), "{found:?}");
     }
+    let cut_off = TableFacts { listed: true, cut_off: vec!["id".into()], ..KEYED(good()) };
+    let found = judge(cut_off, false, Publication::WHOLE);
+    assert_eq!((found[0].0, found[0].2), (Grade::Fail, format!("if id may be published: {REPUBLISHED}")));
     let by_key = TableFacts { filter_columns: vec!["id".into()], ..good() };
     assert_eq!(judge(by_key, true, Publication::WHOLE), []);
     let inserts = Publication { update: false, delete: false, ..Publication::WHOLE };
@@ -172,9 +170,17 @@ fn no_remedy_gives_a_table_an_identity_with_which_the_server_refuses_the_shops_w
     let stored = TableFacts { unsent: vec!["gross".into()], ..good() };
     let not_stored = TableFacts { not_stored: stored.unsent.clone(), ..stored.clone() };
     let listed = TableFacts { listed: true, row_filter: Some("(id > 5)".into()), ..stored.clone() };
-    let whole = "ALTER PUBLICATION \"highwater\" DROP TABLE parts; ALTER PUBLICATION \"highwater\" ADD TABLE parts WHERE ((id > 5));";
+    let filtered = REPUBLISHED.replace("ADD TABLE parts", "ADD TABLE parts WHERE ((id > 5))");
+    let with_list = TableFacts { listed: true, ..good() };
+    let part_of_it = TableFacts { cut_off: vec!["purchase_cost".into()], ..with_list.clone() };
+    let by_key = "Or keep the list: ALTER TABLE parts REPLICA IDENTITY DEFAULT;";
+    let all = format!("if purchase_cost may be published: {REPUBLISHED}");
     let cases = [
-        (listed, Grade::Fail, format!("{whole} {sent}")),
+        (with_list.clone(), Grade::Fail, format!("{REPUBLISHED} {by_key}")),
+        (part_of_it.clone(), Grade::Fail, format!("{all} {by_key}")),
+        (KEYED(with_list), Grade::Warn, format!("{REPUBLISHED} {full}")),
+        (KEYED(part_of_it), Grade::Warn, format!("{all} {full}")),
+        (listed, Grade::Fail, format!("{filtered} {sent}")),
         (stored.clone(), Grade::Fail, sent.to_owned()),
         (KEYED(stored), Grade::Warn, format!("{sent} {full}")),
         (
