@@ -18,7 +18,7 @@ impl Work {
     /// Lets the snapshot move on as far as it can without waiting.
     pub(super) fn advance_snapshot(&mut self) -> Result<(), Error> {
         let (ledger, committed) = (&self.publisher.progress.snapshot, self.publisher.committed());
-        self.snapshot.advance(&mut self.primary, &self.feeds, ledger, committed)
+        self.snapshot.advance(&mut self.primary, &mut self.feeds, ledger, committed)
     }
 
     /// Publishes what belongs before everything at or above `lsn`.
@@ -46,7 +46,7 @@ impl Work {
             }
             // The next chunks are read while the rest of these are published.
             let ledger = &self.publisher.progress.snapshot;
-            self.snapshot.ask(&mut self.primary, &self.feeds, ledger)?;
+            self.snapshot.ask(&mut self.primary, &mut self.feeds, ledger)?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! The tables of the stream with the mapping entries that they feed, as of their place in the log.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use highwater_postgres::pgoutput::{Relation, ReplicaIdentity};
 use tracing::{error, info, warn};
@@ -154,19 +154,25 @@ impl Feeds {
         self.described = described;
     }
 
-    /// Replaces what the catalogue said of the table with this OID, and of those of these names.
-    pub(super) fn describe_some(&mut self, oid: u32, names: &[&str], described: HashMap<u32, Described>) {
-        self.described.retain(|other, table| *other != oid && !names.contains(&table.plain_name().as_str()));
+    /// Replaces what the catalogue said of the tables of these names and of the one with this OID, which it was asked for. One that has
+    /// got the name of another takes its place.
+    pub(super) fn describe_some(&mut self, names: &[String], oid: Option<u32>, described: HashMap<u32, Described>) {
+        let anew: HashSet<String> = described.values().map(Described::plain_name).collect();
+        self.described.retain(|other, table| {
+            let name = table.plain_name();
+            oid != Some(*other) && !names.contains(&name) && !anew.contains(&name)
+        });
         self.described.extend(described);
     }
 
-    /// Returns the tables by which the rows of another find their part.
-    pub(super) fn through_of(&self, table: &str) -> Vec<String> {
-        let through = |spec: &EntrySpec| match &spec.part.value {
-            PartSpec::Through { through, .. } => Some(through.clone()),
-            PartSpec::Column(_) | PartSpec::None => None,
+    /// Returns a table and those that its mapping reads beside it: by which its rows find their part, and whose rows find theirs by it.
+    pub(super) fn with_steps(&self, table: &str) -> Vec<String> {
+        let beside = |spec: &EntrySpec| match &spec.part.value {
+            PartSpec::Through { through, .. } if spec.table.value == table => Some(through.clone()),
+            PartSpec::Through { through, .. } if through == table => Some(spec.table.value.clone()),
+            PartSpec::Through { .. } | PartSpec::Column(_) | PartSpec::None => None,
         };
-        self.specs.iter().filter(|spec| spec.table.value == table).filter_map(through).collect()
+        std::iter::once(table.to_owned()).chain(self.specs.iter().filter_map(beside)).collect()
     }
 
     /// Returns what the catalogue says of the published tables, by OID.

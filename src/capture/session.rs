@@ -314,8 +314,8 @@ impl Plan<'_> {
     ) -> Result<Session, Error> {
         let timeout = self.settings.answer_timeout;
         let through = Memory::load(steps(&self.source.map, feeds.described()), &mut primary, timeout)?;
-        let (settings, ledger) = (self.settings, &progress.snapshot);
-        let snapshot = Snapshot::begin(config, settings, self.topics, self.runtime, &feeds, ledger);
+        let (settings, ledger, publication) = (self.settings, &progress.snapshot, &self.source.publication);
+        let snapshot = Snapshot::begin(config, settings, self.topics, self.runtime, publication, &feeds, ledger);
         let publisher = Publisher::new(producer, self.topics, &self.source.name, progress, self.settings);
         let work = Work {
             publisher,
@@ -324,7 +324,7 @@ impl Plan<'_> {
             feeds,
             through,
             branch,
-            publication: self.source.publication.clone(),
+            publication: publication.clone(),
             history: self.settings.history,
             timeout,
             transaction: None,

@@ -153,16 +153,17 @@ pub(super) fn describe_published(
     describe(connection, &tables, "true", timeout)
 }
 
-/// Describes the table with this OID and those of these names, as far as a publication has them. By OID.
+/// Describes the tables of these names and the one with this OID, as far as a publication has them. By OID.
 pub(super) fn describe_some(
     connection: &mut Connection,
     publication: &str,
-    oid: u32,
-    names: &[&str],
+    names: &[String],
+    oid: Option<u32>,
     timeout: Duration,
 ) -> Result<HashMap<u32, Described>, Error> {
     let tables = published(connection, publication);
-    describe(connection, &tables, &format!("c.oid = {oid} OR {PLAIN_NAME} = ANY ({})", array(names)), timeout)
+    let with_oid = oid.map(|oid| format!(" OR c.oid = {oid}")).unwrap_or_default();
+    describe(connection, &tables, &format!("{PLAIN_NAME} = ANY ({}){with_oid}", array(names)), timeout)
 }
 
 /// Describes tables by the names that the mapping has for them, with all their columns and whether or not they are
@@ -195,8 +196,8 @@ fn published(connection: &Connection, publication: &str) -> String {
     )
 }
 
-fn array(names: &[&str]) -> String {
-    let names: Vec<String> = names.iter().map(|name| quote::literal(name)).collect();
+fn array(names: &[impl AsRef<str>]) -> String {
+    let names: Vec<String> = names.iter().map(|name| quote::literal(name.as_ref())).collect();
     format!("ARRAY[{}]::text[]", names.join(", "))
 }
 

@@ -145,12 +145,11 @@ impl Work {
     /// Asks the catalogue for a table that the log announces, and for those that its mapping reads besides. Asking for all of them would
     /// take more than a second where a thousand are published, at the first change of each.
     pub(super) fn describe_announced(&mut self, relation: &Relation<'_>) -> Result<(), Error> {
-        let name = plain_name(relation.namespace, relation.name);
-        let through = self.feeds.through_of(&name);
         // By its name, too: one that was dropped and made anew has another OID, and the old one is not to be found by the name any more.
-        let names: Vec<&str> = through.iter().chain([&name]).map(String::as_str).collect();
-        let described = describe_some(&mut self.primary, &self.publication, relation.oid, &names, self.timeout)?;
-        self.feeds.describe_some(relation.oid, &names, described);
+        let names = self.feeds.with_steps(&plain_name(relation.namespace, relation.name));
+        let oid = Some(relation.oid);
+        let described = describe_some(&mut self.primary, &self.publication, &names, oid, self.timeout)?;
+        self.feeds.describe_some(&names, oid, described);
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use highwater_kafka::{Connection, Consumer, ConsumerSettings, Isolation, Start};
 
 use crate::process::Pipeline;
 use crate::shop::{Shop, within_a_minute};
-use crate::stack::{SHOPS, root};
+use crate::stack::{SHOPS, Variables, root};
 
 const VARIANTS: &str = "
     CREATE TABLE variants (id bigint PRIMARY KEY, part_id bigint NOT NULL);
@@ -67,36 +67,44 @@ async fn photos(shop: &Shop) -> BTreeSet<String> {
     live.collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_follow_the_row_one_step_away_to_another_part() {
-    let shop = Shop::open("through", 20).await;
-    shop.admin.batch_execute(VARIANTS).await.expect("two tables");
+/// Returns the settings of capture with both tables mapped.
+fn mapped(shop: &Shop) -> Variables {
     let shown = std::fs::read_to_string(root().join("config.toml")).expect("config.toml");
     let path = SHOPS.path().join(format!("log/{}.toml", shop.endpoints.topic_prefix));
     std::fs::write(&path, shown + MAPPED).expect("a configuration");
     let mut variables = shop.endpoints.variables.clone();
     variables.insert("HIGHWATER_CONFIG".to_owned(), path.to_string_lossy().into_owned());
+    variables
+}
+
+/// Waits until the topic holds these photos and no other.
+async fn stand(shop: &Shop, wanted: &[&str]) {
+    let wanted: BTreeSet<String> = wanted.iter().map(|&photo| photo.to_owned()).collect();
+    let stands = within_a_minute(async || photos(shop).await == wanted).await;
+    assert!(stands, "not {wanted:?} but {:?}", photos(shop).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_follow_the_row_one_step_away_to_another_part() {
+    let shop = Shop::open("through", 20).await;
+    shop.admin.batch_execute(VARIANTS).await.expect("two tables");
+    let variables = mapped(&shop);
     let mut pipeline = Pipeline::start_with(&shop, &["capture"], &variables);
     pipeline.is_ready().await;
-    let stands = async |wanted: &[&str]| {
-        let wanted: BTreeSet<String> = wanted.iter().map(|&photo| photo.to_owned()).collect();
-        let stands = within_a_minute(async || photos(&shop).await == wanted).await;
-        assert!(stands, "not {wanted:?} but {:?}", photos(&shop).await);
-    };
-    stands(&["photo/1 of part/1", "photo/2 of part/2", "photo/3 of part/3"]).await;
+    stand(&shop, &["photo/1 of part/1", "photo/2 of part/2", "photo/3 of part/3"]).await;
     shop.admin.batch_execute("INSERT INTO photos VALUES (4, 1, '/4.jpg')").await.expect("a photo");
-    stands(&["photo/1 of part/1", "photo/2 of part/2", "photo/3 of part/3", "photo/4 of part/1"]).await;
+    stand(&shop, &["photo/1 of part/1", "photo/2 of part/2", "photo/3 of part/3", "photo/4 of part/1"]).await;
     shop.admin.batch_execute("UPDATE variants SET part_id = part_id + 10 WHERE id <= 2").await.expect("moves");
-    stands(&["photo/1 of part/11", "photo/2 of part/12", "photo/3 of part/3", "photo/4 of part/11"]).await;
+    stand(&shop, &["photo/1 of part/11", "photo/2 of part/12", "photo/3 of part/3", "photo/4 of part/11"]).await;
     // Oftener than the table is read.
     for _ in 0..30 {
         shop.admin.batch_execute("UPDATE variants SET part_id = part_id - 1 WHERE id = 2").await.expect("a move");
     }
     shop.admin.batch_execute("UPDATE variants SET part_id = 12 WHERE id = 2").await.expect("a move");
-    stands(&["photo/1 of part/11", "photo/2 of part/12", "photo/3 of part/3", "photo/4 of part/11"]).await;
+    stand(&shop, &["photo/1 of part/11", "photo/2 of part/12", "photo/3 of part/3", "photo/4 of part/11"]).await;
     // The log has the deletion of the parent first.
     shop.admin.batch_execute("DELETE FROM variants WHERE id = 1").await.expect("a cascade");
-    stands(&["photo/2 of part/12", "photo/3 of part/3"]).await;
+    stand(&shop, &["photo/2 of part/12", "photo/3 of part/3"]).await;
 
     // What happened while nobody read the log: the part that the primary knows is the newer one.
     assert!(pipeline.terminate().success(), "{}", pipeline.log());
@@ -105,7 +113,33 @@ async fn rows_follow_the_row_one_step_away_to_another_part() {
     shop.admin.batch_execute(meanwhile).await.expect("changes");
     let mut pipeline = Pipeline::start_with(&shop, &["capture"], &variables);
     pipeline.is_ready().await;
-    stands(&["photo/3 of part/13"]).await;
+    stand(&shop, &["photo/3 of part/13"]).await;
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_dropped_and_made_anew_is_read_by_its_new_columns_where_its_rows_follow_to_another_part() {
+    let shop = Shop::open("anew", 20).await;
+    shop.admin.batch_execute(VARIANTS).await.expect("two tables");
+    let mut pipeline = Pipeline::start_with(&shop, &["capture"], &mapped(&shop));
+    pipeline.is_ready().await;
+    shop.admin.batch_execute("INSERT INTO photos VALUES (4, 1, '/4.jpg')").await.expect("a photo");
+    stand(&shop, &["photo/1 of part/1", "photo/2 of part/2", "photo/3 of part/3", "photo/4 of part/1"]).await;
+    // More than once: of two tables of one name, either could be found.
+    for round in 1..=4 {
+        let anew = format!(
+            "DROP TABLE photos;
+             CREATE TABLE photos (address{round} text, variant_id bigint NOT NULL REFERENCES variants, id bigint PRIMARY KEY);
+             ALTER TABLE photos REPLICA IDENTITY FULL; GRANT SELECT ON photos TO highwater_capture;
+             INSERT INTO photos VALUES ('/unseen.jpg', 2, 1); ALTER PUBLICATION highwater ADD TABLE photos"
+        );
+        shop.admin.batch_execute(&anew).await.expect("another table");
+        shop.admin.batch_execute("INSERT INTO photos VALUES ('/seen.jpg', 3, 2)").await.expect("a photo");
+        let move_both = format!("UPDATE variants SET part_id = {round}0 + id WHERE id > 1");
+        shop.admin.batch_execute(&move_both).await.expect("moves");
+        stand(&shop, &[&format!("photo/1 of part/{round}2"), &format!("photo/2 of part/{round}3")]).await;
+    }
     assert!(pipeline.terminate().success(), "{}", pipeline.log());
     shop.close().await;
 }

@@ -41,6 +41,7 @@ use super::measures::as_f64;
 use super::progress::{Ledger, TableSnapshot};
 use super::settings::Settings;
 use super::settling::Settling;
+use super::tables::describe_some;
 use crate::events::draft::Draft;
 use crate::events::row::{Row, Table};
 use crate::position::Bound;
@@ -52,6 +53,7 @@ pub(super) struct Snapshot {
     limits: Limits,
     topics: Arc<Topics>,
     runtime: Handle,
+    publication: String,
     /// Started when the first chunk is asked for.
     readers: Option<Readers>,
     /// Those under way when the stream began may have committed below its beginning without being visible yet, so that neither
@@ -76,6 +78,7 @@ impl Snapshot {
         settings: &Settings,
         topics: &Topics,
         runtime: &Handle,
+        publication: &str,
         feeds: &Feeds,
         ledger: &Ledger,
     ) -> Self {
@@ -98,6 +101,7 @@ impl Snapshot {
             limits,
             topics,
             runtime,
+            publication: publication.to_owned(),
             readers,
             settling,
             left,
@@ -161,7 +165,7 @@ impl Snapshot {
     pub(super) fn advance(
         &mut self,
         primary: &mut Connection,
-        feeds: &Feeds,
+        feeds: &mut Feeds,
         ledger: &Ledger,
         committed: Bound,
     ) -> Result<(), Error> {
@@ -242,7 +246,7 @@ impl Snapshot {
     }
 
     /// Asks for chunks, as long as there is room for them.
-    pub(super) fn ask(&mut self, primary: &mut Connection, feeds: &Feeds, ledger: &Ledger) -> Result<(), Error> {
+    pub(super) fn ask(&mut self, primary: &mut Connection, feeds: &mut Feeds, ledger: &Ledger) -> Result<(), Error> {
         while self.pieces.len() < self.most_pieces() && self.unanswered < 2 * self.most_pieces() {
             let Some(table) = self.left.front().cloned() else { break };
             if self.pass.is_none() && !self.begin_pass(primary, feeds, &table)? {
@@ -262,7 +266,11 @@ impl Snapshot {
     }
 
     /// Begins to read a table as it is now; `false` where its mapping does not fit it any more.
-    fn begin_pass(&mut self, primary: &mut Connection, feeds: &Feeds, table: &str) -> Result<bool, Error> {
+    fn begin_pass(&mut self, primary: &mut Connection, feeds: &mut Feeds, table: &str) -> Result<bool, Error> {
+        // It may have waited long, unchanged, while its columns or what the publication has of it became others.
+        let names = feeds.with_steps(table);
+        let described = describe_some(primary, &self.publication, &names, None, self.limits.timeout)?;
+        feeds.describe_some(&names, None, described);
         let Some((described, feed)) = feeds.mapped_now(table).filter(|(_, feed)| feed.broken.is_none()) else {
             error!(table, "the mapping does not fit the table any more: it is not read until capture starts again");
             self.left.pop_front();
