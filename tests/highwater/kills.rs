@@ -85,6 +85,32 @@ async fn a_session_leaves_its_progress_to_the_next_long_before_a_kafka_transacti
     shop.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_backlog_a_kafka_transaction_that_is_due_ends_at_the_next_end_of_a_source_transaction() {
+    let shop = Shop::open("backlog", 1000).await;
+    let mut variables = shop.endpoints.variables.clone();
+    // Due within every source transaction, by its records alone.
+    variables.insert("HIGHWATER_CAPTURE_TRANSACTION_RECORDS".to_owned(), "1000".to_owned());
+    variables.insert("HIGHWATER_CAPTURE_TRANSACTION_MS".to_owned(), "60000".to_owned());
+    let mut pipeline = Pipeline::start_with(&shop, &["capture"], &variables);
+    pipeline.is_ready().await;
+    check::caught_up(&shop.endpoints, Duration::from_mins(1)).await.expect("the snapshot");
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    for stock in 1..=100 {
+        let change = format!("UPDATE stock_levels SET current_stock = {stock}");
+        shop.admin.batch_execute(&change).await.expect("a thousand changes");
+    }
+    let mut pipeline = Pipeline::start_with(&shop, &["capture"], &variables);
+    pipeline.is_ready().await;
+    check::caught_up(&shop.endpoints, Duration::from_mins(1)).await.expect("the backlog");
+    // It is published in a fraction of the minute, and hardly a look at the clock falls between two source transactions.
+    let commits = pipeline.metric("highwater_capture_commit_seconds_count", "").await;
+    println!("{commits} commits");
+    assert!(commits >= 4.0, "{commits} commits of 100 source transactions");
+    assert!(pipeline.terminate().success(), "{}", pipeline.log());
+    shop.close().await;
+}
+
 async fn kill_and_start(shop: &Shop, victim: &'static str) {
     if victim != "walsender" {
         SHOPS.kill(victim);
