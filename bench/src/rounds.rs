@@ -25,7 +25,7 @@ impl<T, R> Outcome<T, R> {
 }
 
 /// Runs that do not count: a young broker's compiler takes three times the CPU of the broker's own work, and less each time.
-pub(crate) const WARM_UPS: u32 = 4;
+pub(crate) const WARM_UPS: u32 = 10;
 
 /// Warms a broker that was just started.
 pub(crate) async fn warm_up<R>(mut run: impl AsyncFnMut() -> Result<R>) {
