@@ -150,7 +150,7 @@ fn what_makes_the_server_refuse_the_shops_writes_forbids_the_start() {
     }
     let cut_off = TableFacts { listed: true, cut_off: vec!["id".into()], ..KEYED(good()) };
     let found = judge(cut_off, false, Publication::WHOLE);
-    assert_eq!((found[0].0, found[0].2), (Grade::Fail, format!("if id may be published: {REPUBLISHED}")));
+    assert_eq!((found[0].0, found[0].2.clone()), (Grade::Fail, format!("if id may be published: {REPUBLISHED}")));
     let by_key = TableFacts { filter_columns: vec!["id".into()], ..good() };
     assert_eq!(judge(by_key, true, Publication::WHOLE), []);
     let inserts = Publication { update: false, delete: false, ..Publication::WHOLE };
