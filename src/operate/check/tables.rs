@@ -159,9 +159,9 @@ impl Judge<'_> {
         if table.identity == 'f' && table.listed {
             // Whatever it lists. Where generated columns are left out besides, the remedy above drops the list.
             if table.unsent.is_empty() {
-                let text = "has a column list beside a full replica identity: the server refuses the shop's updates and deletes";
-                let by_key = format!("ALTER TABLE {} REPLICA IDENTITY DEFAULT;", table.sql_name);
-                findings.fail(text, format!("{} Or keep the list: {by_key}", self.without_list(table)));
+                let text = "has a column list beside a full replica identity: the server refuses the shop's updates and deletes; \
+                            with its key as the identity, the list could stay";
+                findings.fail(text, self.without_list(table));
             }
         } else if table.identity_columns.iter().any(|column| table.cut_off.contains(column)) {
             let text = format!(
@@ -246,7 +246,7 @@ impl Judge<'_> {
         let filter = table.row_filter.as_ref().map(|filter| format!(" WHERE ({filter})")).unwrap_or_default();
         let told = match &table.cut_off[..] {
             [] => String::new(),
-            cut_off => format!("if {} may be published: ", cut_off.join(", ")),
+            cut_off => format!("/* publishes {}, too */ ", cut_off.join(", ").replace("*/", "* /")),
         };
         format!(
             "{told}BEGIN; ALTER PUBLICATION {publication} DROP TABLE {name}; \
