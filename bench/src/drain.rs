@@ -9,7 +9,7 @@ use crate::backlog::{Backlog, ORIGIN, ROWS_PER_TRANSACTION};
 use crate::cost::{Cost, Meter, Readings, Watched, now_us};
 use crate::process::Process;
 use crate::report::{Median, grouped, grouped_count, provenance, table};
-use crate::rounds::{Outcome, WARM_UPS, take_turns, warm_up};
+use crate::rounds::{Outcome, take_turns, warm_up};
 use crate::source::Path;
 use crate::tools::Tool;
 use crate::tools::highwater::Highwater;
@@ -24,6 +24,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// The share of the machine that other work may take before rates are no longer compared. Some of it is the run's own: this
 /// measuring, and the kernel's handling of packets, which it counts for no process.
 const QUIET: f64 = 0.15;
+/// Drains that do not count.
+pub(crate) const WARM_UPS: u32 = 10;
 /// What the broker's virtual machine compiles itself for.
 pub(crate) const WARM_UP: Tool = Tool::Highwater(Highwater::shipped(true, Path::Tcp));
 
@@ -49,7 +51,7 @@ impl Run {
 
 pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<String> {
     let backlog = Backlog::write(bench, arguments).await?;
-    warm_up(async || drain(bench, &backlog, WARM_UP).await).await;
+    warm_up(WARM_UPS, async || drain(bench, &backlog, WARM_UP).await).await;
     let tools = Tool::ALL.into_iter().filter(|tool| arguments.wants(&tool.name()));
     let told = |run: &Run| {
         let Cost { tool, broker, walsender, others } = run.cost;

@@ -24,13 +24,11 @@ impl<T, R> Outcome<T, R> {
     }
 }
 
-/// Runs that do not count: a young broker's compiler takes three times the CPU of the broker's own work, and less each time.
-pub(crate) const WARM_UPS: u32 = 10;
-
-/// Warms a broker that was just started.
-pub(crate) async fn warm_up<R>(mut run: impl AsyncFnMut() -> Result<R>) {
-    for nth in 1..=WARM_UPS {
-        eprintln!("bench: run {nth} of {WARM_UPS} that do not count, for a broker that was just started");
+/// Warms a broker that was just started, by runs that do not count: its young compiler takes three times the CPU of the broker's own
+/// work, and less each time.
+pub(crate) async fn warm_up<R>(runs: u32, mut run: impl AsyncFnMut() -> Result<R>) {
+    for nth in 1..=runs {
+        eprintln!("bench: run {nth} of {runs} that do not count, for a broker that was just started");
         if let Err(error) = run().await {
             eprintln!("bench: it failed: {error:#}");
         }

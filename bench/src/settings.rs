@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use crate::backlog::{Backlog, ROWS_PER_TRANSACTION};
 use crate::report::{grouped, grouped_count, provenance, table};
-use crate::rounds::{Outcome, WARM_UPS, take_turns, warm_up};
+use crate::rounds::{Outcome, take_turns, warm_up};
 use crate::source::Path;
 use crate::tools::Tool;
 use crate::tools::highwater::{Highwater, Setting};
@@ -29,7 +29,7 @@ fn tool(setting: Setting) -> Tool {
 pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<String> {
     let wanted = || SETTINGS.into_iter().filter(|setting| arguments.wants(&tool(*setting).name()));
     let backlog = Backlog::write(bench, arguments).await?;
-    warm_up(async || drain::drain(bench, &backlog, drain::WARM_UP).await).await;
+    warm_up(drain::WARM_UPS, async || drain::drain(bench, &backlog, drain::WARM_UP).await).await;
     let drained = {
         let run = async |setting| drain::drain(bench, &backlog, tool(setting)).await;
         let told = |run: &drain::Run| format!("{} rows/s", grouped(drain::rate(&backlog, run)));
@@ -91,11 +91,12 @@ fn section(
     let _ = write!(
         text,
         "{} runs of each, in turns, Highwater alone, history on, over TCP. Drain: {} row changes in transactions of {ROWS_PER_TRANSACTION}, as \
-         above, behind {WARM_UPS} drains that do not count. Latency and the CPU seconds behind it: {} commits a second for {} s, as above, in \
+         above, behind {} drains that do not count. Latency and the CPU seconds behind it: {} commits a second for {} s, as above, in \
          milliseconds. As shipped, a transaction lasts 2 s or 100,000 records. All that is drained is visible long before; what is \
          waited for shows under the steady load alone.\n\n",
         arguments.runs,
         grouped_count(backlog.rows),
+        drain::WARM_UPS,
         latency::COMMITS_PER_S,
         arguments.seconds,
     );

@@ -12,7 +12,7 @@ use crate::cost::{Cost, Meter, Watched, now_us};
 use crate::latency;
 use crate::process::Process;
 use crate::report::{grouped, provenance, table};
-use crate::rounds::{Outcome, WARM_UPS, take_turns, warm_up};
+use crate::rounds::{Outcome, take_turns, warm_up};
 use crate::source::Path;
 use crate::tools::debezium::{self, Debezium};
 use crate::tools::highwater::{self, Highwater};
@@ -22,6 +22,8 @@ use crate::{Arguments, Bench, PARTITIONS};
 const RUN: &str = "bench_run";
 const LOOK: Duration = Duration::from_millis(100);
 const READ_WITHIN: Duration = Duration::from_mins(10);
+/// Readings that do not count; each is as much for the broker as five drains.
+const WARM_UPS: u32 = 4;
 /// Connections of the plain COPY: as many as Highwater reads with.
 const CONNECTIONS: u64 = 2;
 
@@ -66,7 +68,7 @@ pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<Stri
             }
         }
     };
-    warm_up(async || run(Reader::Highwater).await).await;
+    warm_up(WARM_UPS, async || run(Reader::Highwater).await).await;
     let outcomes = take_turns(readers, arguments.runs, Reader::name, run, told).await;
     bench.clean(RUN).await?;
     Ok(section(bench, &outcomes, arguments))
