@@ -13,6 +13,10 @@ use highwater::operate::{check, dead_letters, replay, snapshot, status};
 use highwater::roles::{Config, Role};
 use highwater::running::told;
 
+/// For librdkafka, too: each record is allocated by one thread and freed by another.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Keeps every copy of a shop's catalogue at the primary's high-water mark.
 #[derive(Debug, Parser)]
 #[command(version)]
