@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use highwater_demo::endpoints::Endpoints;
 use highwater_demo::{generate, schema};
+use highwater_kafka::{Admin, Connection};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::process::Pipeline;
@@ -82,7 +83,7 @@ impl Shop {
         row.and_then(|row| row.get(0)).unwrap_or_default().to_owned()
     }
 
-    /// Gives back what would keep the primary's WAL for ever.
+    /// Gives back what would keep the primary's WAL for ever, and what makes each restart of the broker longer.
     pub(crate) async fn close(self) {
         // The first connection may have died with the server in between.
         let admin = Endpoints::connect(&self.endpoints.admin_database).await.expect("the primary answers");
@@ -96,6 +97,11 @@ impl Shop {
             admin.query(&left, &[]).await.expect("the primary answers").is_empty()
         })
         .await;
+        let topics = ["stock", "prices", "content", "history", "progress", "dead-letters"];
+        let topics = topics.map(|name| self.endpoints.topic(name));
+        let kafka = Admin::new(&Connection::new(&self.endpoints.brokers, "test")).expect("an admin client");
+        // A broker that a test left stopped keeps them, which harms nobody.
+        let _ = kafka.delete_topics(&topics.each_ref().map(String::as_str), Duration::from_secs(20)).await;
     }
 }
 
