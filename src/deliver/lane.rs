@@ -15,6 +15,8 @@ use crate::position::{Bound, Position};
 
 /// A partition without a record for so long is at rest.
 const REST: Duration = Duration::from_secs(5);
+/// A reader that brings nothing of what stands in a partition for so long is taken for one that never will.
+pub(super) const STALL: Duration = Duration::from_secs(15);
 
 pub(super) struct Lane {
     pub(super) partition: Partition,
@@ -34,7 +36,9 @@ pub(super) struct Lane {
     /// What the last mark was appended at, milliseconds since 1970.
     marked_ms: Option<i64>,
     /// When it was read last, or begun.
-    read_at: Instant,
+    pub(super) read_at: Instant,
+    /// Since when more stands in it than was read, while its reader does not say that it is at the end.
+    behind_since: Option<Instant>,
     /// The end up to which it is read once more, to learn that nothing behind `next_offset` is a record.
     tail: Option<i64>,
 }
@@ -68,6 +72,7 @@ impl Lane {
             due: None,
             marked_ms: None,
             read_at: Instant::now(),
+            behind_since: None,
             tail: None,
         }
     }
@@ -144,6 +149,18 @@ impl Lane {
             self.next_offset = end;
             self.dirty = true;
         }
+    }
+
+    /// Tells whether its reader has brought nothing for so long, though more stands in it, that it is to be replaced.
+    /// `end` was asked before now; `at_end` is what the reader says.
+    pub(super) fn is_stalled(&mut self, end: Option<i64>, at_end: bool, now: Instant) -> bool {
+        let behind = !at_end && self.due.is_none() && end.is_some_and(|end| end > self.next_offset);
+        if !behind {
+            self.behind_since = None;
+            return false;
+        }
+        let since = (*self.behind_since.get_or_insert(now)).max(self.read_at);
+        now.saturating_duration_since(since) >= STALL
     }
 
     /// Reads what is pending as the worker sees it.
@@ -248,6 +265,27 @@ mod tests {
         lane.applied();
         lane.ends_tail();
         assert_eq!((lane.next_offset, lane.dirty), (9, false));
+    }
+
+    #[test]
+    fn a_reader_that_brings_nothing_of_what_is_there_is_stalled_and_one_that_waits_or_reads_is_not() {
+        let mut lane = lane();
+        let begun = Instant::now();
+        assert!(!lane.is_stalled(Some(9), false, begun), "it has only just begun");
+        assert!(!lane.is_stalled(None, false, begun + STALL), "nobody knows the end");
+        assert!(!lane.is_stalled(Some(9), false, begun + STALL), "it was not known to be behind until now");
+        assert!(!lane.is_stalled(Some(7), false, begun + STALL * 2), "nothing is there");
+        assert!(!lane.is_stalled(Some(9), false, begun + STALL * 2));
+        assert!(!lane.is_stalled(Some(9), true, begun + STALL * 3), "what is there is no record");
+        assert!(!lane.is_stalled(Some(9), false, begun + STALL * 3));
+        assert!(lane.is_stalled(Some(9), false, begun + STALL * 4));
+        lane.due = Some(begun);
+        assert!(!lane.is_stalled(Some(9), false, begun + STALL * 5), "its records are left on the broker");
+        lane.due = None;
+        assert!(!lane.is_stalled(Some(12), false, begun));
+        assert_eq!(lane.take(record(8), "test", Duration::MAX), Taken::Fine);
+        assert!(!lane.is_stalled(Some(12), false, begun + STALL), "it brought something");
+        assert!(lane.is_stalled(Some(12), false, begun + STALL * 2));
     }
 
     #[test]

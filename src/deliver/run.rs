@@ -13,7 +13,7 @@ use tracing::{debug, error, info, warn};
 use super::backoff::Backoff;
 use super::dead_letter;
 use super::lag::{Lag, MEASURE};
-use super::lane::{Lane, Taken};
+use super::lane::{Lane, STALL, Taken};
 use super::start::{Ended, begin, partitions, pause};
 use super::worker::{Batch, Fault, Item, Partition, Worker};
 use crate::running::{Shutdown, Standing};
@@ -76,12 +76,12 @@ pub async fn deliver<W: Worker>(
     let stopped = |reason: String| Stopped { worker: name, reason };
     let outcome: Result<Infallible, Ended> = async {
         let settings = ConsumerSettings::new(format!("highwater.{name}"), Isolation::ReadUncommitted);
-        let consumer = Consumer::new(&feed.connection, settings)?;
+        let mut consumer = Consumer::new(&feed.connection, settings)?;
         let writer = Writer::new(&feed.connection)?;
         standing.waits_for("topics");
-        let lanes = partitions(&consumer, feed, name, shutdown).await?.into_iter().map(Lane::new).collect();
-        let mut run =
-            Run { name, feed, shutdown, standing, consumer, writer, lanes, index: HashMap::new(), lag_unknown: false };
+        let lanes = partitions(&mut consumer, feed, name, shutdown).await?.into_iter().map(Lane::new).collect();
+        let (index, lag_unknown, renewed) = (HashMap::new(), false, Instant::now());
+        let mut run = Run { name, feed, shutdown, standing, consumer, writer, lanes, index, lag_unknown, renewed };
         run.assign(worker).await?;
         run.go(worker).await
     }
@@ -107,6 +107,8 @@ struct Run<'a> {
     index: HashMap<Partition, usize>,
     /// How far behind the worker is was not known when it last said how it stands.
     lag_unknown: bool,
+    /// Since when the reader has its client.
+    renewed: Instant,
 }
 
 impl Run<'_> {
@@ -114,7 +116,7 @@ impl Run<'_> {
     async fn assign<W: Worker>(&mut self, worker: &mut W) -> Result<(), Ended> {
         let mut starts = Vec::with_capacity(self.lanes.len());
         for (i, lane) in self.lanes.iter_mut().enumerate() {
-            let (offset, resume) = begin(worker, &self.consumer, self.feed, &lane.partition, self.shutdown).await?;
+            let (offset, resume) = begin(worker, &mut self.consumer, self.feed, &lane.partition, self.shutdown).await?;
             lane.restart(offset, resume.newest);
             starts.push(Start { topic: lane.partition.topic.to_string(), partition: lane.partition.index, offset });
             self.index.insert(lane.partition.clone(), i);
@@ -145,6 +147,7 @@ impl Run<'_> {
                 Err(error) => self.unreadable(error).await?,
             }
             self.pass_tails(&lag)?;
+            self.replace_a_stalled_client(&lag)?;
             self.apply(worker).await?;
             if !caught_up && self.reached_all_ends(&lag) {
                 caught_up = true;
@@ -196,6 +199,29 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Gives the reader another client where it brings nothing of what stands in a partition, or where nothing comes and
+    /// nobody answers either: some clients never find their brokers again ([`Consumer::renew`]).
+    fn replace_a_stalled_client(&mut self, lag: &Lag) -> Result<(), Ended> {
+        let now = Instant::now();
+        let (consumer, mut stalled) = (&self.consumer, None);
+        for (i, lane) in self.lanes.iter_mut().enumerate() {
+            let at_end = consumer.at_end(&lane.partition.topic, lane.partition.index);
+            if lane.is_stalled(lag.end(i), at_end, now) {
+                stalled = Some(lane.partition.to_string());
+            }
+        }
+        let silent = || lag.is_unknown() && self.lanes.iter().all(|lane| now - lane.read_at >= STALL);
+        if now - self.renewed < STALL || (stalled.is_none() && !silent()) {
+            return Ok(());
+        }
+        let cause = self.consumer.last_error();
+        warn!(worker = self.name, stalled, cause, "kafka's client brings nothing, another one takes its place");
+        counter!("highwater_delivery_new_clients_total", "worker" => self.name).increment(1);
+        self.consumer.renew()?;
+        self.renewed = now;
+        Ok(())
+    }
+
     /// Gives the worker what is ready, and acts on each outcome.
     async fn apply<W: Worker>(&mut self, worker: &mut W) -> Result<(), Ended> {
         let now = Instant::now();
@@ -244,7 +270,7 @@ impl Run<'_> {
             }
             Fault::Rewind => {
                 counter!("highwater_delivery_rewinds_total", "worker" => name).increment(1);
-                let (offset, resume) = begin(worker, &self.consumer, self.feed, partition, self.shutdown).await?;
+                let (offset, resume) = begin(worker, &mut self.consumer, self.feed, partition, self.shutdown).await?;
                 warn!(worker = name, %partition, offset, "its copy stands elsewhere, reads on from there");
                 self.consumer.seek(&partition.topic, partition.index, offset)?;
                 lane.restart(offset, resume.newest);
@@ -309,7 +335,7 @@ impl Run<'_> {
     }
 
     /// Writes a dead letter, however long it takes.
-    async fn bury(&self, record: &Record, reason: &str) -> Result<(), Ended> {
+    async fn bury(&mut self, record: &Record, reason: &str) -> Result<(), Ended> {
         let (worker, dead_letters) = (self.name, &self.feed.dead_letters);
         let (topic, partition, offset) = (&record.topic, record.partition, record.offset);
         error!(worker, %topic, partition, offset, reason, "a record goes to the dead letters");
@@ -322,6 +348,8 @@ impl Run<'_> {
             }
             warn!(worker, dead_letters, %error, attempts, "cannot write the dead letter, will retry");
             pause(&mut attempts, self.shutdown).await?;
+            // As with the reader: some clients never find their brokers again.
+            std::mem::replace(&mut self.writer, Writer::new(&self.feed.connection)?).leave();
         }
         counter!("highwater_dead_letters_total", "worker" => worker).increment(1);
         Ok(())

@@ -11,6 +11,9 @@ use super::run::Feed;
 use super::worker::{Fault, Partition, Resume, Whence, Worker};
 use crate::running::Shutdown;
 
+/// A client that knows nothing after so many attempts is replaced: some never find their brokers again.
+const ATTEMPTS: u32 = 8;
+
 /// How long one question to the brokers may take.
 pub(super) const ASK: Duration = Duration::from_secs(5);
 
@@ -30,7 +33,7 @@ impl From<Error> for Ended {
 
 /// Waits until all topics exist and lists their partitions.
 pub(super) async fn partitions(
-    consumer: &Consumer,
+    consumer: &mut Consumer,
     feed: &Feed,
     worker: &'static str,
     shutdown: &Shutdown,
@@ -46,7 +49,7 @@ pub(super) async fn partitions(
                 Err(error) if error.is_transient() => warn!(worker, topic, %error, "waits for kafka"),
                 Err(error) => return Err(error.into()),
             }
-            pause(&mut attempts, shutdown).await?;
+            ask_again(consumer, &mut attempts, shutdown).await?;
         };
         all.extend((0..count).map(|index| Partition { topic: Arc::clone(&name), index }));
     }
@@ -56,7 +59,7 @@ pub(super) async fn partitions(
 /// Asks the worker and the brokers where to read a partition from, until they answer.
 pub(super) async fn begin<W: Worker>(
     worker: &mut W,
-    consumer: &Consumer,
+    consumer: &mut Consumer,
     feed: &Feed,
     partition: &Partition,
     shutdown: &Shutdown,
@@ -73,8 +76,17 @@ pub(super) async fn begin<W: Worker>(
                 return Err(Ended::Stopped(format!("cannot resume {partition}: {reason}")));
             }
         }
-        pause(&mut attempts, shutdown).await?;
+        ask_again(consumer, &mut attempts, shutdown).await?;
     }
+}
+
+/// Waits before the next attempt, which another client makes where many have failed.
+async fn ask_again(consumer: &mut Consumer, attempts: &mut u32, shutdown: &Shutdown) -> Result<(), Ended> {
+    pause(attempts, shutdown).await?;
+    if attempts.is_multiple_of(ATTEMPTS) {
+        consumer.renew()?;
+    }
+    Ok(())
 }
 
 async fn try_begin<W: Worker>(

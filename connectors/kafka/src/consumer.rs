@@ -28,9 +28,11 @@ pub struct Consumer {
     // Before `client`: a queue must not outlive its consumer.
     queues: Vec<Queue>,
     client: Arc<BaseConsumer<Events>>,
+    /// The same, for whoever asks beside the reading.
+    probe: Probe,
     events: Events,
     settings: ConsumerSettings,
-    brokers: String,
+    connection: Connection,
     wake: Arc<Notify>,
     /// The queue to look at first, so that a busy one does not starve the others.
     first: usize,
@@ -62,12 +64,14 @@ impl Consumer {
         let events = Events::default();
         let client = BaseConsumer::from_config_and_context(&config, events.clone())
             .map_err(|error| Error::of("make a consumer", error))?;
+        let client = Arc::new(client);
         Ok(Self {
             queues: Vec::new(),
-            client: Arc::new(client),
+            probe: Probe::of(Arc::clone(&client)),
+            client,
             events,
             settings,
-            brokers: connection.brokers().to_owned(),
+            connection: connection.clone(),
             wake: Arc::new(Notify::new()),
             first: 0,
         })
@@ -80,6 +84,32 @@ impl Consumer {
     /// Outside of a runtime.
     pub fn leave(self) {
         tokio::task::spawn_blocking(move || drop(self));
+    }
+
+    /// Goes on with another client, each partition from where it stands. Its probes follow.
+    ///
+    /// A client can lose its brokers for good while others reach them. One that asks in the moment in which the only broker is
+    /// fenced is told of none, lets go of all, and the same answer calls off what would bring them back (librdkafka's issue 5301, open);
+    /// one can also be left with a broker that leads no more (its pull request 5593, open). Neither says so.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`] and [`Self::assign`]; then nothing has changed.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a runtime.
+    pub fn renew(&mut self) -> Result<(), Error> {
+        let mut fresh = Self::new(&self.connection, self.settings.clone())?;
+        let start = |q: &Queue| Start { topic: q.topic.to_string(), partition: q.partition, offset: q.position };
+        fresh.assign(&self.queues.iter().map(start).collect::<Vec<_>>())?;
+        for (fresh, queue) in fresh.queues.iter_mut().zip(&self.queues) {
+            fresh.held = queue.held;
+        }
+        self.probe.follow(&fresh.client);
+        fresh.probe = self.probe.clone();
+        std::mem::replace(self, fresh).leave();
+        Ok(())
     }
 
     /// Reads these partitions from these offsets, and no others from now on.
@@ -244,7 +274,7 @@ impl Consumer {
     ///
     /// Transient when no answer comes within `timeout`.
     pub async fn watermarks(&self, topic: &str, partition: i32, timeout: Duration) -> Result<Watermarks, Error> {
-        self.probe().watermarks(topic, partition, timeout).await
+        self.probe.watermarks(topic, partition, timeout).await
     }
 
     /// Asks the brokers for the offset behind the last record of each of these partitions, under this reader's isolation, in one
@@ -320,9 +350,11 @@ impl Consumer {
             .blocking(format!("describe {topic}"), move |client| client.fetch_metadata(Some(&name), timeout))
             .await
             .map_err(|error| match error {
-                Error::Transient { .. } => {
-                    Error::Unreachable { brokers: self.brokers.clone(), waited: timeout, cause: self.last_error() }
-                }
+                Error::Transient { .. } => Error::Unreachable {
+                    brokers: self.connection.brokers().to_owned(),
+                    waited: timeout,
+                    cause: self.last_error(),
+                },
                 other => other,
             })?;
         partitions_of(&metadata, topic)
@@ -331,7 +363,7 @@ impl Consumer {
     /// Returns what asks for watermarks from another task, while this reader goes on.
     #[must_use]
     pub fn probe(&self) -> Probe {
-        Probe { client: Arc::clone(&self.client) }
+        self.probe.clone()
     }
 
     /// Commits the positions for display in tools; nothing reads them back. Does not wait.

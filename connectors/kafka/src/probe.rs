@@ -1,6 +1,6 @@
 //! Questions to the brokers that do not disturb reading.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -10,13 +10,22 @@ use crate::connection::Events;
 use crate::error::Error;
 use crate::record::Watermarks;
 
-/// Asks under the isolation of the reader that it comes from. Keeps that reader's connection open.
+/// Asks under the isolation of the reader that it comes from, through that reader's client, which it keeps open.
 #[derive(Clone)]
 pub struct Probe {
-    pub(crate) client: Arc<BaseConsumer<Events>>,
+    client: Arc<Mutex<Arc<BaseConsumer<Events>>>>,
 }
 
 impl Probe {
+    pub(crate) fn of(client: Arc<BaseConsumer<Events>>) -> Self {
+        Self { client: Arc::new(Mutex::new(client)) }
+    }
+
+    /// Asks through this client from now on.
+    pub(crate) fn follow(&self, client: &Arc<BaseConsumer<Events>>) {
+        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(client);
+    }
+
     /// Asks the broker for the ends of a partition.
     ///
     /// # Errors
@@ -35,7 +44,7 @@ impl Probe {
         what: String,
         question: impl FnOnce(&BaseConsumer<Events>) -> Result<T, KafkaError> + Send + 'static,
     ) -> Result<T, Error> {
-        let client = Arc::clone(&self.client);
+        let client = Arc::clone(&self.client.lock().unwrap_or_else(PoisonError::into_inner));
         match tokio::task::spawn_blocking(move || question(&client)).await {
             Ok(answer) => answer.map_err(|error| Error::of(what, error)),
             Err(_) => Err(Error::Transient { what, source: KafkaError::Canceled }),

@@ -19,8 +19,8 @@ use crate::error::{Error, ProducerError};
 
 /// What a question to the brokers has at least.
 const LEAST: Duration = Duration::from_millis(1);
-/// How long a producer that waits for delivery reports sleeps before it looks again.
-const BETWEEN_REPORTS: Duration = Duration::from_micros(300);
+/// How long a producer that waits for the brokers sleeps before it looks again.
+const MOMENT: Duration = Duration::from_micros(300);
 /// After so many answers of a broker without a number, no other is waited for.
 const CONNECT_TRIES: usize = 5;
 /// The topic whose leaders are the coordinators of transactions (KIP-98).
@@ -245,7 +245,7 @@ impl TransactionalProducer {
                             format!("the producer's queue stayed full for {:?}", self.settings.queue_full_timeout);
                         return Err(ProducerError::Abortable { reason });
                     }
-                    self.serve_or_wait();
+                    self.wait_a_moment();
                     record = refused;
                 }
                 Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
@@ -259,19 +259,16 @@ impl TransactionalProducer {
         }
     }
 
-    /// Serves the delivery reports that are there, without waiting.
+    /// Serves the reports of what was not delivered, without waiting.
     pub fn poll(&self) {
         self.client.poll(Duration::ZERO);
     }
 
-    /// Serves the delivery reports that are there, and waits a moment if there are none. The crate's own `poll` asks the client in whole
-    /// milliseconds: it spins through the last one of its time, on a core that brokers on the same machine need.
-    fn serve_or_wait(&self) {
-        let before = self.client.in_flight_count();
+    /// Waits a moment for the brokers. The crate's own `poll` asks the client in whole milliseconds: it spins through the last one of its
+    /// time, on a core that brokers on the same machine need.
+    fn wait_a_moment(&self) {
         self.poll();
-        if self.client.in_flight_count() >= before {
-            std::thread::sleep(BETWEEN_REPORTS);
-        }
+        std::thread::sleep(MOMENT);
     }
 
     /// How many records wait for the brokers' acknowledgement.
@@ -320,7 +317,7 @@ impl TransactionalProducer {
                     reason: format!("{} records still undelivered", self.in_flight()),
                 });
             }
-            self.serve_or_wait();
+            self.wait_a_moment();
         }
         self.check()
     }

@@ -34,6 +34,15 @@ impl Writer {
         Ok(Self { client })
     }
 
+    /// Lets go of the client in the background: that blocks.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a runtime.
+    pub fn leave(self) {
+        tokio::task::spawn_blocking(move || drop(self));
+    }
+
     /// Sends one record and waits until the brokers have it.
     ///
     /// # Errors

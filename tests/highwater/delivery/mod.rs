@@ -1,5 +1,6 @@
 //! The delivery loop on a real broker: what a worker is given, and what becomes of each fault.
 
+mod lost_client;
 mod source;
 mod witness;
 

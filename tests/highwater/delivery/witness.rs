@@ -1,8 +1,9 @@
 //! A worker that notes what it is given and fails when it is told to.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
-use highwater::deliver::{Batch, Fault, Partition, Resume, Stopped, Whence, Worker, deliver};
+use highwater::deliver::{Batch, Fault, Feed, Partition, Resume, Stopped, Whence, Worker, deliver};
 use highwater::position::Position;
 use highwater::running::{Readiness, Shutdown};
 
@@ -76,9 +77,25 @@ impl Witness {
     }
 
     pub(super) async fn run_to_its_end(&mut self, source: &Source) -> Result<(), Stopped> {
-        let (feed, shutdown, standing) = (source.feed(), self.shutdown.clone(), Readiness::of(["cache"]).role("cache"));
-        let outcome = tokio::time::timeout(TIMEOUT, deliver(self, &feed, &shutdown, &standing)).await;
-        outcome.unwrap_or_else(|_| panic!("not enough after {TIMEOUT:?}: {:?}", self.seen))
+        self.run(&source.feed(), TIMEOUT).await
+    }
+
+    /// Runs the loop on any feed until it has seen so many events, for which it has so long.
+    pub(super) async fn run_on(
+        &mut self,
+        feed: &Feed,
+        patience: Duration,
+        enough: impl Fn(&[Seen]) -> bool + Send + 'static,
+    ) -> Vec<Seen> {
+        self.enough = Some(Box::new(move |seen, _| enough(seen)));
+        self.run(feed, patience).await.expect("drained");
+        std::mem::take(&mut self.seen)
+    }
+
+    async fn run(&mut self, feed: &Feed, patience: Duration) -> Result<(), Stopped> {
+        let (shutdown, standing) = (self.shutdown.clone(), Readiness::of(["cache"]).role("cache"));
+        let outcome = tokio::time::timeout(patience, deliver(self, feed, &shutdown, &standing)).await;
+        outcome.unwrap_or_else(|_| panic!("not enough after {patience:?}: {:?}", self.seen))
     }
 
     fn apply_one(&mut self, batch: &Batch<'_>) -> Result<(), Fault> {
