@@ -69,7 +69,7 @@ async fn an_answer_that_names_the_leaders_of_some_partitions_only_damages_nothin
     let answers = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&answers);
     let broker = Broker::start(TOPIC, PARTITIONS, move |mut asked| {
-        assert_eq!(asked.key, ApiKey::Fetch);
+        assert_eq!(asked.key, ApiKey::Fetch, "on connection {}", asked.connection);
         let fetch = FetchRequest::decode(&mut asked.body, asked.version).expect("a fetch");
         encoded(&not_the_leader(&fetch, &counted), asked.version)
     });

@@ -2,7 +2,6 @@
 //! times that it is fenced beneath it.
 
 #[path = "../../../connectors/kafka/tests/fake/mod.rs"]
-#[expect(unreachable_pub, reason = "a module of another test")]
 mod fake;
 
 use std::sync::Arc;
@@ -35,7 +34,7 @@ const TOPIC: &str = "lost.stock";
 const PATIENCE: Duration = Duration::from_mins(1);
 /// How long a fetch that finds nothing is held.
 const HELD: Duration = Duration::from_millis(100);
-/// The time that asks for a partition's end (protocol guide: ListOffsets).
+/// The time that asks for a partition's end (protocol guide: `ListOffsets`).
 const LATEST: i64 = -1;
 /// `NOT_LEADER_OR_FOLLOWER` (protocol guide: error codes).
 const NOT_LEADER: i16 = 6;
@@ -136,7 +135,7 @@ fn records(from: i64, end: i64) -> BytesMut {
         timestamp: 0,
         key: None,
         value: Some(event(offset.cast_unsigned()).into()),
-        headers: Default::default(),
+        headers: std::iter::empty().collect(),
     };
     let records: Vec<Record> = (from..end).map(record).collect();
     let mut bytes = BytesMut::new();

@@ -18,38 +18,38 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::{Encodable, StrBytes, decode_request_header_from_buffer};
 
 /// Its number.
-pub const NODE: i32 = 1;
+pub(crate) const NODE: i32 = 1;
 /// Of its leadership.
-pub const EPOCH: i32 = 5;
+pub(crate) const EPOCH: i32 = 5;
 /// Topics besides.
 const OTHERS: u128 = 3_000;
 /// In place of a broker's number where there is none.
 const NOBODY: i32 = -1;
 
 /// A request that is the test's to answer.
-pub struct Asked {
+pub(crate) struct Asked {
     /// The running number of the connection that it came on, from 0.
-    pub connection: usize,
-    pub key: ApiKey,
-    pub version: i16,
-    pub body: Bytes,
+    pub(crate) connection: usize,
+    pub(crate) key: ApiKey,
+    pub(crate) version: i16,
+    pub(crate) body: Bytes,
 }
 
 type Answers = dyn Fn(Asked) -> BytesMut + Send + Sync;
 
 #[derive(Clone)]
-pub struct Broker {
-    pub port: u16,
+pub(crate) struct Broker {
+    pub(crate) port: u16,
     topic: &'static str,
     partitions: i32,
     /// So many answers more name no broker and no leader, as in the moment in which the only broker of a cluster is fenced.
-    pub fenced: Arc<AtomicUsize>,
+    pub(crate) fenced: Arc<AtomicUsize>,
     answers: Arc<Answers>,
 }
 
 impl Broker {
     /// Begins to serve on a free port, until the process ends.
-    pub fn start(
+    pub(crate) fn start(
         topic: &'static str,
         partitions: i32,
         answers: impl Fn(Asked) -> BytesMut + Send + Sync + 'static,
@@ -137,7 +137,7 @@ impl Broker {
 }
 
 /// Returns an answer as it goes over the wire.
-pub fn encoded(answer: &impl Encodable, version: i16) -> BytesMut {
+pub(crate) fn encoded(answer: &impl Encodable, version: i16) -> BytesMut {
     let mut bytes = BytesMut::new();
     answer.encode(&mut bytes, version).expect("an answer");
     bytes
