@@ -122,6 +122,8 @@ impl Stack {
 
     fn run(&self, command: &[&str]) {
         let mut stack = Command::new(root().join("scripts/stack"));
+        // Brokers live for minutes here, mostly starting: the second compiler would take more than it gives.
+        stack.env("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1");
         if let Some(version) = self.postgres {
             stack.env("HIGHWATER_STACK_PG_BIN", programs(version));
         }
