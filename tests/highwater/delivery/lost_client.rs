@@ -21,7 +21,6 @@ use kafka_protocol::records::{
     Compression, NO_PARTITION_LEADER_EPOCH, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE, Record, RecordBatchEncoder,
     RecordEncodeOptions, TimestampType,
 };
-
 use tokio::runtime::Runtime;
 
 use fake::{Asked, Broker, EPOCH, encoded};
