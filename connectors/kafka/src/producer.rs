@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
+use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
 use crate::connection::{Connection, Events, MAX_RECORD_BYTES};
 use crate::error::{Error, ProducerError};
+use crate::record::owned;
 
 /// What a question to the brokers has at least.
 const LEAST: Duration = Duration::from_millis(1);
@@ -396,10 +397,4 @@ impl TransactionalProducer {
 fn is_fencing(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode as C;
     matches!(code, C::Fenced | C::ProducerFenced | C::InvalidProducerEpoch)
-}
-
-fn owned(headers: &[(&str, &[u8])]) -> OwnedHeaders {
-    headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), |all, &(key, value)| {
-        all.insert(Header { key, value: Some(value) })
-    })
 }

@@ -1,10 +1,10 @@
-//! What a reader is told and what it gives back.
+//! What a reader is told and what it gives back, and what writers have in common.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
 
 use crate::connection::Isolation;
 
@@ -105,4 +105,11 @@ impl Record {
     pub(crate) fn bytes(&self) -> usize {
         self.key.len() + self.value.as_ref().map_or(0, Bytes::len)
     }
+}
+
+/// Returns headers as the client takes them along.
+pub(crate) fn owned(headers: &[(&str, &[u8])]) -> OwnedHeaders {
+    headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), |all, &(key, value)| {
+        all.insert(Header { key, value: Some(value) })
+    })
 }

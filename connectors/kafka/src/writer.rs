@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
 use crate::connection::{Connection, Events, MAX_RECORD_BYTES};
 use crate::error::Error;
+use crate::record::owned;
 
 /// Writes one record at a time and waits for all replicas to have it.
 pub struct Writer {
@@ -56,16 +56,13 @@ impl Writer {
         value: Option<&[u8]>,
         headers: &[(&str, &[u8])],
     ) -> Result<(), Error> {
-        let owned = headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), |all, &(key, value)| {
-            all.insert(Header { key, value: Some(value) })
-        });
         let record = FutureRecord {
             topic,
             partition: Some(partition),
             payload: value,
             key: Some(key),
             timestamp: None,
-            headers: Some(owned),
+            headers: Some(owned(headers)),
         };
         match self.client.send(record, Duration::from_secs(1)).await {
             Ok(_) => Ok(()),
