@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use tokio::time::MissedTickBehavior;
 use crate::backlog::{self, ORIGIN};
 use crate::cost::{Cost, Meter, Watched, now_us};
 use crate::report::{provenance, table};
-use crate::rounds::{Outcome, take_turns};
+use crate::rounds::{Outcome, take_turns, warm_up};
 use crate::source::Path;
 use crate::tools::Tool;
 use crate::tools::debezium::Debezium;
@@ -31,7 +31,9 @@ const WRITERS: u64 = 8;
 pub(crate) const COMMITS_PER_S: u64 = 1000;
 /// Parts whose stock is moved.
 const PARTS: i64 = 10_000;
-/// Before what counts begins.
+/// Runs that do not count, for a broker that was just started.
+const WARM_UPS: u32 = 3;
+/// Before what counts of a run begins.
 const WARM_UP: Duration = Duration::from_secs(5);
 /// How long the last changes may take to their readers.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(20);
@@ -67,6 +69,7 @@ pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<Stri
     let progress = prepare(bench).await?;
     let tools = TOOLS.into_iter().filter(|tool| arguments.wants(&tool.name()));
     let run = async |tool| run(bench, tool, &progress, Duration::from_secs(arguments.seconds)).await;
+    warm_up(WARM_UPS, async || run(TOOLS[0]).await).await;
     let outcomes = take_turns(tools, arguments.runs, Tool::name, run, Run::told).await;
     bench.clean(RUN).await?;
     Ok(section(bench, &outcomes, arguments))
@@ -95,12 +98,12 @@ pub(crate) async fn run(bench: &Bench, tool: Tool, progress: &backlog::Progress,
     let uncommitted = Reader::start(bench, &topic, Isolation::Uncommitted)?;
     let committed = Reader::start(bench, &topic, Isolation::Committed)?;
     let meter = Meter::start(Watched { tool: process.pid(), broker: bench.broker, walsender: started.walsender });
-    write(bench, WARM_UP).await?;
+    let before = write(bench, WARM_UP).await?.len();
     let from_us = now_us();
     let mut waits = write(bench, measured).await?;
     let to_us = now_us();
     let deadline = tokio::time::Instant::now() + ARRIVES_WITHIN;
-    while tokio::time::Instant::now() < deadline && committed.newest_us() < to_us - 2_000_000 {
+    while tokio::time::Instant::now() < deadline && committed.seen() < before + waits.len() {
         process.still_runs()?;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -167,41 +170,43 @@ pub(crate) async fn write(bench: &Bench, duration: Duration) -> Result<Vec<f64>>
     Ok(waits)
 }
 
-/// A reader of the topic from its end on, on a thread of its own.
+/// A reader of the topic from its end on, on a thread of its own. It looks into what it read only once it is stopped: a reader of
+/// committed records gets two seconds' worth at once, and what it did with them would be time that the tool and the broker lack.
 struct Reader {
     stop: Arc<AtomicBool>,
-    newest: Arc<AtomicU64>,
-    thread: JoinHandle<Vec<(i64, i64)>>,
+    seen: Arc<AtomicUsize>,
+    /// Values, and when they arrived.
+    thread: JoinHandle<Vec<(Vec<u8>, i64)>>,
 }
 
 impl Reader {
     fn start(bench: &Bench, topic: &str, isolation: Isolation) -> Result<Self> {
         let consumer = bench.kafka.following(topic, isolation)?;
-        let (stop, newest) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (stopped, seen) = (Arc::clone(&stop), Arc::clone(&newest));
+        let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (stopped, count) = (Arc::clone(&stop), Arc::clone(&seen));
         let thread = std::thread::spawn(move || {
             let mut arrivals = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
                 let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else { continue };
-                let arrived = now_us();
-                if let Some(commit) = message.payload().and_then(commit_us) {
-                    seen.fetch_max(commit.unsigned_abs(), Ordering::Relaxed);
-                    arrivals.push((commit, arrived));
-                }
+                let Some(value) = message.payload() else { continue };
+                arrivals.push((value.to_vec(), now_us()));
+                count.fetch_add(1, Ordering::Relaxed);
             }
             arrivals
         });
-        Ok(Self { stop, newest, thread })
+        Ok(Self { stop, seen, thread })
     }
 
-    /// Newest commit that was seen, in microseconds since 1970.
-    fn newest_us(&self) -> i64 {
-        i64::try_from(self.newest.load(Ordering::Relaxed)).unwrap_or(i64::MAX)
+    /// How many records have arrived, the few marks among them.
+    fn seen(&self) -> usize {
+        self.seen.load(Ordering::Relaxed)
     }
 
+    /// Returns when each change committed and when it arrived, in microseconds since 1970.
     fn stop(self) -> Result<Vec<(i64, i64)>> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_| anyhow!("a reader panicked"))
+        let arrivals = self.thread.join().map_err(|_| anyhow!("a reader panicked"))?;
+        Ok(arrivals.into_iter().filter_map(|(value, arrived)| Some((commit_us(&value)?, arrived))).collect())
     }
 }
 
@@ -268,7 +273,8 @@ fn section(bench: &Bench, outcomes: &[Outcome<Tool, Run>], arguments: &Arguments
          synchronous_commit on. Milliseconds from the commit's time in the log to the record in the hands of a reader in \
          this process; one reader reads uncommitted, as Highwater's own do, one committed. Both had every commit of the time, give or take one in a hundred \
          at its ends. `writers' p99` is how long the writers themselves waited for their commits: a commit's time is before its flush, so that \
-         what the server's disk took is in every tool's figures. CPU seconds of the whole time; `others` has the writers and readers.\n\n",
+         what the server's disk took is in every tool's figures. {WARM_UPS} runs before the first do not count: they warm the broker's virtual \
+         machine, for all tools. CPU seconds of the whole time; `others` has the writers and readers.\n\n",
         arguments.runs,
         arguments.seconds,
         WARM_UP.as_secs()
