@@ -51,7 +51,7 @@ impl Run {
 
 pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<String> {
     let backlog = Backlog::write(bench, arguments).await?;
-    warm_up(WARM_UPS, async || drain(bench, &backlog, WARM_UP).await).await;
+    warm_up(arguments.warm_ups.unwrap_or(WARM_UPS), async || drain(bench, &backlog, WARM_UP).await).await;
     let tools = Tool::ALL.into_iter().filter(|tool| arguments.wants(&tool.name()));
     let told = |run: &Run| {
         let Cost { tool, broker, walsender, others } = run.cost;

@@ -69,7 +69,7 @@ pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<Stri
     let progress = prepare(bench).await?;
     let tools = TOOLS.into_iter().filter(|tool| arguments.wants(&tool.name()));
     let run = async |tool| run(bench, tool, &progress, Duration::from_secs(arguments.seconds)).await;
-    warm_up(WARM_UPS, async || run(TOOLS[0]).await).await;
+    warm_up(arguments.warm_ups.unwrap_or(WARM_UPS), async || run(TOOLS[0]).await).await;
     let outcomes = take_turns(tools, arguments.runs, Tool::name, run, Run::told).await;
     bench.clean(RUN).await?;
     Ok(section(bench, &outcomes, arguments))

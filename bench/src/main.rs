@@ -55,6 +55,9 @@ struct Arguments {
     /// Length of a run under steady load, in seconds
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+    /// Runs that warm a broker which was just started, and do not count; otherwise as many as each scenario has
+    #[arg(long)]
+    warm_ups: Option<u32>,
     /// Only tools whose name contains one of these, comma-separated; then nothing is written to the results
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -153,7 +156,8 @@ async fn measure(arguments: &Arguments) -> Result<()> {
     let bench = Bench::new(arguments).await?;
     let all = arguments.scenarios.is_empty();
     let wanted = |scenario: Scenario| all || arguments.scenarios.contains(&scenario);
-    let publishable = arguments.only.is_empty() && arguments.set.is_empty() && arguments.runs >= 3;
+    let as_shipped = arguments.only.is_empty() && arguments.set.is_empty() && arguments.warm_ups.is_none();
+    let publishable = as_shipped && arguments.runs >= 3;
     let mut sections = Vec::new();
     if wanted(Scenario::Drain) {
         sections.push(drain::measure(&bench, arguments).await?);
@@ -178,7 +182,7 @@ async fn measure(arguments: &Arguments) -> Result<()> {
         eprintln!("bench: written to {}", arguments.results.display());
     } else {
         eprintln!(
-            "bench: not written to {}: not every tool as shipped, or fewer than 3 runs",
+            "bench: not written to {}: not every tool as shipped, fewer than 3 runs, or other warm-ups",
             arguments.results.display()
         );
     }

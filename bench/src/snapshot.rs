@@ -68,7 +68,7 @@ pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<Stri
             }
         }
     };
-    warm_up(WARM_UPS, async || run(Reader::Highwater).await).await;
+    warm_up(arguments.warm_ups.unwrap_or(WARM_UPS), async || run(Reader::Highwater).await).await;
     let outcomes = take_turns(readers, arguments.runs, Reader::name, run, told).await;
     bench.clean(RUN).await?;
     Ok(section(bench, &outcomes, arguments))
