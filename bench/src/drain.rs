@@ -51,7 +51,7 @@ impl Run {
 
 pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<String> {
     let backlog = Backlog::write(bench, arguments).await?;
-    warm_up(arguments.warm_ups.unwrap_or(WARM_UPS), async || drain(bench, &backlog, WARM_UP).await).await;
+    warm_up(arguments.warm_ups(WARM_UPS), async || drain(bench, &backlog, WARM_UP).await).await;
     let tools = Tool::ALL.into_iter().filter(|tool| arguments.wants(&tool.name()));
     let told = |run: &Run| {
         let Cost { tool, broker, walsender, others } = run.cost;
@@ -63,7 +63,7 @@ pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<Stri
     let run = async |tool| drain(bench, &backlog, tool).await;
     let outcomes = take_turns(tools, arguments.runs, Tool::name, run, told).await;
     bench.clean(RUN).await?;
-    Ok(section(bench, &backlog, &outcomes, arguments.runs))
+    Ok(section(bench, &backlog, &outcomes, arguments))
 }
 
 pub(crate) async fn drain(bench: &Bench, backlog: &Backlog, tool: Tool) -> Result<Run> {
@@ -157,7 +157,7 @@ pub(crate) fn rate(backlog: &Backlog, run: &Run) -> f64 {
     backlog.rows as f64 / run.seconds
 }
 
-fn section(bench: &Bench, backlog: &Backlog, outcomes: &[Outcome<Tool, Run>], runs: usize) -> String {
+fn section(bench: &Bench, backlog: &Backlog, outcomes: &[Outcome<Tool, Run>], arguments: &Arguments) -> String {
     let speed = |outcome: &Outcome<Tool, Run>| outcome.median(|run| rate(backlog, run)).map(|median| median.middle);
     let best = |wanted: fn(Tool) -> bool| {
         outcomes.iter().filter(|outcome| wanted(outcome.tool)).filter_map(speed).max_by(f64::total_cmp)
@@ -211,7 +211,7 @@ fn section(bench: &Bench, backlog: &Backlog, outcomes: &[Outcome<Tool, Run>], ru
     let mut text =
         format!("## Drain: {} row changes in transactions of {ROWS_PER_TRANSACTION}\n\n", grouped_count(backlog.rows));
     text += &provenance(&bench.machine);
-    text += &explained(backlog, runs);
+    text += &explained(backlog, arguments);
     if disturbed > QUIET {
         let _ = write!(
             text,
@@ -225,9 +225,9 @@ fn section(bench: &Bench, backlog: &Backlog, outcomes: &[Outcome<Tool, Run>], ru
     text
 }
 
-fn explained(backlog: &Backlog, runs: usize) -> String {
+fn explained(backlog: &Backlog, arguments: &Arguments) -> String {
     format!(
-        "{runs} runs of each, in turns, over copies of one slot on one backlog: half inserts, half updates of `stock_levels` with whole \
+        "{} runs of each, in turns, over copies of one slot on one backlog: half inserts, half updates of `stock_levels` with whole \
          old rows (replica identity FULL), {} bytes of log for a change. Every topic was read afterwards, committed records only, \
          and held every change once (Highwater's also in the order of their Positions).\n\n\
          The clock starts when the server shows the slot as read, and stops at the broker's append of the last record \
@@ -236,11 +236,13 @@ fn explained(backlog: &Backlog, runs: usize) -> String {
          the tool's `VmHWM`. `events MB` is what it wrote before compression. `× ceiling` is against `pg_recvlogical` over TCP, `× Debezium` against its better \
          configuration. `commit s`: how long after the last record the slot was acknowledged, which Highwater does when all is \
          committed (looked at every {} ms).\n\n\
-         Kafka: {PARTITIONS} partitions, one broker, acks=all; lz4 for Highwater and Debezium tuned. {WARM_UPS} drains before the first run \
+         Kafka: {PARTITIONS} partitions, one broker, acks=all; lz4 for Highwater and Debezium tuned. {} drains before the first run \
          do not count: they warm the broker's virtual machine, for all tools. Highwater reads no table in a run: it goes on \
          from the progress of the slot that was copied.\n\n",
+        arguments.runs,
         backlog.log_bytes / backlog.rows,
         LOOK.as_millis(),
+        arguments.warm_ups(WARM_UPS),
     )
 }
 

@@ -32,9 +32,9 @@ pub(crate) const COMMITS_PER_S: u64 = 1000;
 /// Parts whose stock is moved.
 const PARTS: i64 = 10_000;
 /// Runs that do not count, for a broker that was just started.
-const WARM_UPS: u32 = 3;
-/// Before what counts of a run begins.
-const WARM_UP: Duration = Duration::from_secs(5);
+const WARM_UPS: u32 = 2;
+/// Before what counts of a run begins: a tool with a virtual machine of its own has to work off by then what came while that was slow.
+const WARM_UP: Duration = Duration::from_secs(30);
 /// How long the last changes may take to their readers.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(20);
 
@@ -69,7 +69,7 @@ pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<Stri
     let progress = prepare(bench).await?;
     let tools = TOOLS.into_iter().filter(|tool| arguments.wants(&tool.name()));
     let run = async |tool| run(bench, tool, &progress, Duration::from_secs(arguments.seconds)).await;
-    warm_up(arguments.warm_ups.unwrap_or(WARM_UPS), async || run(TOOLS[0]).await).await;
+    warm_up(arguments.warm_ups(WARM_UPS), async || run(TOOLS[0]).await).await;
     let outcomes = take_turns(tools, arguments.runs, Tool::name, run, Run::told).await;
     bench.clean(RUN).await?;
     Ok(section(bench, &outcomes, arguments))
@@ -273,11 +273,12 @@ fn section(bench: &Bench, outcomes: &[Outcome<Tool, Run>], arguments: &Arguments
          synchronous_commit on. Milliseconds from the commit's time in the log to the record in the hands of a reader in \
          this process; one reader reads uncommitted, as Highwater's own do, one committed. Both had every commit of the time, give or take one in a hundred \
          at its ends. `writers' p99` is how long the writers themselves waited for their commits: a commit's time is before its flush, so that \
-         what the server's disk took is in every tool's figures. {WARM_UPS} runs before the first do not count: they warm the broker's virtual \
+         what the server's disk took is in every tool's figures. {} runs before the first do not count: they warm the broker's virtual \
          machine, for all tools. CPU seconds of the whole time; `others` has the writers and readers.\n\n",
         arguments.runs,
         arguments.seconds,
-        WARM_UP.as_secs()
+        WARM_UP.as_secs(),
+        arguments.warm_ups(WARM_UPS)
     );
     text + &table(&head, &rows)
 }

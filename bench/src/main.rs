@@ -73,6 +73,11 @@ struct Arguments {
 }
 
 impl Arguments {
+    /// How many runs do not count, where a scenario usually has so many.
+    fn warm_ups(&self, usual: u32) -> u32 {
+        self.warm_ups.unwrap_or(usual)
+    }
+
     /// Whether a tool is to be measured.
     fn wants(&self, tool: &str) -> bool {
         let name = tool.to_lowercase();

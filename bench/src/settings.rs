@@ -29,10 +29,7 @@ fn tool(setting: Setting) -> Tool {
 pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<String> {
     let wanted = || SETTINGS.into_iter().filter(|setting| arguments.wants(&tool(*setting).name()));
     let backlog = Backlog::write(bench, arguments).await?;
-    warm_up(arguments.warm_ups.unwrap_or(drain::WARM_UPS), async || {
-        drain::drain(bench, &backlog, drain::WARM_UP).await
-    })
-    .await;
+    warm_up(arguments.warm_ups(drain::WARM_UPS), async || drain::drain(bench, &backlog, drain::WARM_UP).await).await;
     let drained = {
         let run = async |setting| drain::drain(bench, &backlog, tool(setting)).await;
         let told = |run: &drain::Run| format!("{} rows/s", grouped(drain::rate(&backlog, run)));
@@ -99,7 +96,7 @@ fn section(
          waited for shows under the steady load alone.\n\n",
         arguments.runs,
         grouped_count(backlog.rows),
-        drain::WARM_UPS,
+        arguments.warm_ups(drain::WARM_UPS),
         latency::COMMITS_PER_S,
         arguments.seconds,
     );

@@ -68,7 +68,7 @@ pub(crate) async fn measure(bench: &Bench, arguments: &Arguments) -> Result<Stri
             }
         }
     };
-    warm_up(arguments.warm_ups.unwrap_or(WARM_UPS), async || run(Reader::Highwater).await).await;
+    warm_up(arguments.warm_ups(WARM_UPS), async || run(Reader::Highwater).await).await;
     let outcomes = take_turns(readers, arguments.runs, Reader::name, run, told).await;
     bench.clean(RUN).await?;
     Ok(section(bench, &outcomes, arguments))
@@ -192,8 +192,9 @@ fn section(bench: &Bench, outcomes: &[Outcome<Reader, Run>], arguments: &Argumen
         text,
         "{} runs of each, in turns. The clock starts when the tool's slot is there, and stops at the broker's append of the last row \
          that was read; for COPY it is the run of the clients, which start at the same time. Every topic was read afterwards and held \
-         every row. {WARM_UPS} readings before the first do not count: they warm the broker's virtual machine, for all tools. `others` has the server's side of the reading, and the writers.\n\n",
-        arguments.runs
+         every row. {} readings before the first do not count: they warm the broker's virtual machine, for all tools. `others` has the server's side of the reading, and the writers.\n\n",
+        arguments.runs,
+        arguments.warm_ups(WARM_UPS)
     );
     text + &table(&head, &rows)
 }
